@@ -1,0 +1,27 @@
+//! From a URL to a backend: [`StoreUrl`], and the [`Connector`] that a store offers for its schemes.
+
+mod url;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+pub use self::url::{Host, StoreUrl};
+use crate::backend::Backend;
+use crate::error::Result;
+
+/// How a store is reached by URL. A registry holds one for each store; there is no global list.
+///
+/// A connector takes what it knows out of the URL's query; whatever is left when it returns is an error that names
+/// the unknown key. Common keys (`ttl`, `prefix`, `name`, …) were taken before.
+#[async_trait]
+pub trait Connector: Debug + Send + Sync + 'static {
+    /// The schemes it answers for, without the colon.
+    fn schemes(&self) -> &[&'static str];
+
+    /// Connects, and returns once the store has answered. The caller bounds it by `connect_timeout`.
+    async fn connect(&self, url: &mut StoreUrl) -> Result<Arc<dyn Backend>>;
+}
+
+const _: fn(&dyn Connector) = |_| {};

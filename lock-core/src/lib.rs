@@ -1,0 +1,39 @@
+//! The contract, the engine and the lock table of fencepost.
+//!
+//! Applications depend on `fencepost`, which re-exports what they need. This crate is for whoever writes a store of
+//! their own ([`Backend`], [`Session`], [`Connector`]) or reads how the others work.
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod clock;
+mod connect;
+mod error;
+mod fence;
+mod hold;
+mod holder;
+mod key;
+mod mode;
+mod options;
+mod retry;
+mod token;
+
+pub mod records;
+pub mod table;
+
+pub use self::backend::{
+    Backend, BackendInfo, Capabilities, Certainty, Claim, ClaimRef, Claimed, Cursor, Domain, Event,
+    EventSink, Failover, Fencing, Finding, HolderState, Liveness, LockState, Opened, Page, Proof, Query,
+    Released, Renewal, Session, SessionId, SessionOptions, Severity, Standing, Term, Ticket, WaiterState,
+};
+pub use self::clock::{BootTime, Clock, Pause, SystemClock, VirtualClock};
+pub use self::connect::{Connector, Host, StoreUrl};
+pub use self::error::{Effect, Error, ErrorKind, Operation, Result};
+pub use self::fence::{Fence, Stale};
+pub use self::hold::{Busy, End, HoldState, Lost, Reason};
+pub use self::holder::{HolderInfo, Note};
+pub use self::key::{LockKey, Prefix};
+pub use self::mode::{Mode, Permit};
+pub use self::options::{AcquireOptions, Wait};
+pub use self::retry::RetryPolicy;
+pub use self::token::FencingToken;

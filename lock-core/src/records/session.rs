@@ -1,0 +1,140 @@
+//! A session over a store of records: claims, releases and renewals become commands of the lock table.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::transact::{Transacted, decode, transact};
+use super::{RecordSession, RecordStore};
+use crate::backend::{
+    Certainty, Claim, ClaimRef, Claimed, Proof, Released, Renewal, Session, SessionId, Standing,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hold::{Busy, Reason};
+use crate::table::{Blocker, Command, Holding, Input, KeyRecord, Outcome};
+
+#[derive(Debug)]
+pub(super) struct TableSession {
+    store: Arc<dyn RecordStore>,
+    session: Arc<dyn RecordSession>,
+}
+
+impl TableSession {
+    pub(super) fn new(store: Arc<dyn RecordStore>, session: Arc<dyn RecordSession>) -> TableSession {
+        TableSession { store, session }
+    }
+
+    async fn busy(&self, blocker: Option<Blocker>, input: Input) -> Result<Busy> {
+        let Some(blocker) = blocker else { return Ok(Busy::new()) };
+        let sight = self.store.sight(blocker.session).await?;
+        let fixed = blocker.until.map(|until| Duration::from_micros(until.saturating_sub(input.now)));
+        Ok(Busy::new().held_by(sight.info).for_another(fixed.or(sight.remaining)).under(Some(blocker.token)))
+    }
+
+    /// When the first of the holders ends unless it is renewed: when the head of the queue has to look again.
+    async fn next_end(&self, record: &KeyRecord, input: Input) -> Result<Option<Duration>> {
+        let mut next: Option<Duration> = None;
+        for holder in record.holders() {
+            let ends_in = match holder.holding {
+                Holding::Fixed { until, .. } => Some(Duration::from_micros(until.saturating_sub(input.now))),
+                Holding::Session { .. } => self.store.sight(holder.session).await?.remaining,
+            };
+            next = match (next, ends_in) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        let slack = self.store.info().capabilities.expiry_slack;
+        Ok(next.map(|time| time + slack))
+    }
+
+    fn watch_holders(&self, claim: &ClaimRef, record: &KeyRecord) {
+        let own = self.session.id();
+        let mut sessions: Vec<_> = record.holders().iter().map(|holder| holder.session).collect();
+        sessions.sort_unstable();
+        sessions.dedup();
+        sessions.retain(|&session| session != own);
+        self.session.watch(claim.ticket, &sessions);
+    }
+
+    fn protocol(outcome: &Outcome, asked: &str) -> Error {
+        Error::new(ErrorKind::Protocol, format!("the lock table answered a {asked} with {outcome:?}"))
+    }
+}
+
+#[async_trait]
+impl Session for TableSession {
+    fn id(&self) -> SessionId {
+        self.session.id()
+    }
+
+    async fn renew(&self, known: &[ClaimRef]) -> Result<Renewal> {
+        if !self.session.renew().await? {
+            return Err(Error::session_lost(Reason::SessionEnded));
+        }
+        let mut standings = Vec::with_capacity(known.len());
+        for (index, claim) in known.iter().enumerate() {
+            if index % 64 == 63 {
+                // A local store answers without ever waiting: leave room for the other tasks of this thread.
+                tokio::task::yield_now().await;
+            }
+            let record = decode(&*self.store, &claim.key, &self.store.read(&claim.key).await?)?;
+            standings.push(self.standing(claim, &record).await?);
+        }
+        Ok(Renewal::new(standings))
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed> {
+        let lives = self.session.lives().await?;
+        let command = Command::Claim(crate::table::Request::of(self.id(), claim));
+        let Transacted { applied, record, input } =
+            transact(&*self.store, &claim.key, &command, Some((self.id(), lives))).await?;
+        match applied.outcome {
+            Outcome::Granted { token } => {
+                self.session.unwatch(claim.ticket);
+                Ok(Claimed::Granted { token, proof: Proof::NONE })
+            }
+            Outcome::Queued { head, blocker } => {
+                let busy = self.busy(blocker, input).await?;
+                let mut recheck_in = None;
+                if head {
+                    // In this order: whoever dies between the two is seen by the watch.
+                    recheck_in = self.next_end(&record, input).await?;
+                    self.watch_holders(&claim.reference(), &record);
+                }
+                Ok(Claimed::Queued { recheck_in, busy })
+            }
+            Outcome::Busy { blocker } => Ok(Claimed::Busy(self.busy(blocker, input).await?)),
+            outcome => Err(outcome.into_error().unwrap_or_else(|outcome| Self::protocol(&outcome, "claim"))),
+        }
+    }
+
+    async fn release(&self, claim: &ClaimRef, certainty: Certainty) -> Result<Released> {
+        self.session.unwatch(claim.ticket);
+        let lives = self.session.lives().await?;
+        let command = Command::Release { session: self.id(), ticket: claim.ticket, certainty };
+        let done = transact(&*self.store, &claim.key, &command, Some((self.id(), lives))).await?;
+        match done.applied.outcome {
+            Outcome::Released(released) => Ok(released),
+            outcome => Err(Self::protocol(&outcome, "release")),
+        }
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.session.close().await
+    }
+}
+
+impl TableSession {
+    async fn standing(&self, claim: &ClaimRef, record: &KeyRecord) -> Result<Standing> {
+        Ok(match record.standing(self.id(), claim.ticket) {
+            Standing::Waits { .. } if record.is_head(self.id(), claim.ticket) => {
+                let input = self.store.input().await?;
+                self.watch_holders(claim, record);
+                Standing::Waits { recheck_in: self.next_end(record, input).await? }
+            }
+            other => other,
+        })
+    }
+}
