@@ -75,7 +75,7 @@ async fn wake_at(at: BootTime) {
         Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
         timerfd_settime,
     };
-    use tokio::io::unix::AsyncFd;
+    use tokio::net::unix::pipe::Receiver;
 
     if boot_now() >= at {
         return;
@@ -89,7 +89,8 @@ async fn wake_at(at: BootTime) {
         };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
         timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &once)?;
-        Ok(AsyncFd::register(timer)?)
+        // Tokio's safe door for a descriptor that one only waits for; `AsyncFd` has none.
+        Receiver::from_owned_fd_unchecked(timer)
     };
     if let Ok(timer) = armed() {
         // The wait's only failure is a runtime that shuts down; the loop below then decides.
