@@ -1,1 +1,35 @@
-//! x
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod registry;
+
+pub use lock_core::{
+    AcquireOptions, BackendInfo, Busy, Capabilities, Connector, Cursor, Detached, DistributedLock, Effect,
+    End, Ending, Error, ErrorKind, Failover, Fence, Fencing, FencingToken, Finding, Grant, Guard, Held,
+    HoldState, HolderInfo, HolderState, Host, Liveness, Lock, LockClient, LockClientBuilder, LockGuard,
+    LockKey, LockState, Lost, Mode, Note, Operation, Page, Prefix, Ran, Reason, Result, RetryPolicy, RwLock,
+    Semaphore, SessionId, Severity, Stale, StoreUrl, Ticket, Wait, WaiterState, telemetry,
+};
+
+pub use self::registry::{Registry, connect};
+
+/// What a store of your own is made of: see [`Connector`] and [`Registry::with`].
+pub mod backend {
+    pub use lock_core::{
+        Backend, BackendInfo, BootTime, Capabilities, Certainty, Claim, ClaimRef, Claimed, Clock, Connector,
+        Domain, Event, EventSink, Opened, Pause, Permit, Proof, Query, Released, Renewal, Session, SessionId,
+        SessionOptions, Standing, SystemClock, Term, Ticket, VirtualClock, records, table,
+    };
+}
+
+/// The store in this process's memory.
+#[cfg(feature = "memory")]
+pub mod memory {
+    pub use lock_core::{MemoryBackend, MemoryConnector};
+}
+
+/// The store in a directory of this host.
+#[cfg(all(feature = "file", target_os = "linux"))]
+pub mod file {
+    pub use lock_file::*;
+}

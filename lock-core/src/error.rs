@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::hold::{Busy, Reason};
 use crate::key::LockKey;
@@ -21,8 +22,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert!(error.is_retryable());
 /// assert_eq!(error.to_string(), "claim at redis://db1:6379: store unavailable: connection refused");
 /// ```
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     message: String,
@@ -31,7 +34,8 @@ struct Inner {
     endpoint: Option<String>,
     effect: Effect,
     retryable: bool,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    /// Shared: many waiters may be told of one failed attempt to open their session.
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
@@ -116,13 +120,18 @@ impl Error {
     /// Keeps the driver's or the system's error below this one.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 
     /// What went wrong.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
+    }
+
+    /// What it says besides its context.
+    pub fn message(&self) -> &str {
+        &self.0.message
     }
 
     /// What was being done.
@@ -204,6 +213,12 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Error {
+        match never {}
     }
 }
 

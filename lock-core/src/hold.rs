@@ -68,6 +68,8 @@ pub enum Reason {
     HeldTooLong,
     /// The client was shut down.
     ShutDown,
+    /// Its own guard was released while the work was still running.
+    Released,
 }
 
 impl Reason {
@@ -80,6 +82,7 @@ impl Reason {
             Reason::Forgotten => "forgotten",
             Reason::HeldTooLong => "held_too_long",
             Reason::ShutDown => "shut_down",
+            Reason::Released => "released",
         }
     }
 }
@@ -93,6 +96,7 @@ impl fmt::Display for Reason {
             Reason::Forgotten => "the store no longer knows it",
             Reason::HeldTooLong => "it was held longer than hold_at_most",
             Reason::ShutDown => "the client was shut down",
+            Reason::Released => "its guard was released while the work was still running",
         })
     }
 }

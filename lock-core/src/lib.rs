@@ -6,13 +6,17 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod client;
 mod clock;
 mod connect;
+mod contract;
+mod engine;
 mod error;
 mod fence;
 mod hold;
 mod holder;
 mod key;
+mod memory;
 mod mode;
 mod options;
 mod retry;
@@ -20,20 +24,26 @@ mod token;
 
 pub mod records;
 pub mod table;
+pub mod telemetry;
 
 pub use self::backend::{
     Backend, BackendInfo, Capabilities, Certainty, Claim, ClaimRef, Claimed, Cursor, Domain, Event,
     EventSink, Failover, Fencing, Finding, HolderState, Liveness, LockState, Opened, Page, Proof, Query,
     Released, Renewal, Session, SessionId, SessionOptions, Severity, Standing, Term, Ticket, WaiterState,
 };
+pub use self::client::{Detached, Guard, Held, Lock, LockClient, LockClientBuilder, Ran, RwLock, Semaphore};
 pub use self::clock::{BootTime, Clock, Pause, SystemClock, VirtualClock};
 pub use self::connect::{Connector, Host, StoreUrl};
+pub use self::contract::{DistributedLock, Ending, Grant, LockGuard};
 pub use self::error::{Effect, Error, ErrorKind, Operation, Result};
 pub use self::fence::{Fence, Stale};
 pub use self::hold::{Busy, End, HoldState, Lost, Reason};
 pub use self::holder::{HolderInfo, Note};
 pub use self::key::{LockKey, Prefix};
+pub use self::memory::{MemoryBackend, MemoryConnector};
 pub use self::mode::{Mode, Permit};
 pub use self::options::{AcquireOptions, Wait};
 pub use self::retry::RetryPolicy;
 pub use self::token::FencingToken;
+/// A text that `Debug` does not show.
+pub use secrecy::SecretString as Secret;

@@ -1,1 +1,4 @@
-//! x
+//! placeholder
+/// x
+#[derive(Debug, Default)]
+pub struct FileConnector;

@@ -12,7 +12,7 @@ use crate::mode::{Mode, Permit};
 use crate::token::FencingToken;
 
 /// One acquisition within a session. Never reused; the engine counts them up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Ticket(pub u64);
 
 /// A request for a lock.

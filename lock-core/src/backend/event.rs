@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Proof, Ticket};
+use super::{ClaimRef, Proof, Ticket};
 use crate::hold::Reason;
+use crate::key::LockKey;
+use crate::table::{News, Notice};
 use crate::token::FencingToken;
 
 /// News from the store for one session. Events may overtake replies, also that of `open`.
@@ -24,12 +26,26 @@ pub enum Event {
     Recheck(Ticket),
     /// A hold was ended, or a waiting claim removed.
     Revoked(Ticket, Reason),
-    /// Somebody waits for what this claim holds.
-    Wanted(Ticket),
+    /// Somebody waits for what this claim holds. It names the key as well: the engine may not know the claim, and then
+    /// has to release it.
+    Wanted(ClaimRef),
     /// Events may have been missed.
     Gap,
     /// The session is over.
     Lost(Reason),
+}
+
+impl Event {
+    /// What a notice of the lock table tells a session about one of its claims on this key.
+    pub fn from_notice(key: &LockKey, notice: &Notice) -> Event {
+        let ticket = notice.ticket;
+        match notice.news {
+            News::Granted { token } => Event::Granted { ticket, token, proof: Proof::NONE },
+            News::Recheck => Event::Recheck(ticket),
+            News::Revoked(reason) => Event::Revoked(ticket, reason),
+            News::Wanted => Event::Wanted(ClaimRef::new(key.clone(), ticket)),
+        }
+    }
 }
 
 /// Where a backend sends the events of one session. Cheap to clone; never blocks.

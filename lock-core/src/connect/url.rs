@@ -159,6 +159,17 @@ impl StoreUrl {
             .transpose()
     }
 
+    /// Splits off these query keys, known from now on, into a URL of their own.
+    #[must_use]
+    pub fn split_off(&mut self, keys: &[&str]) -> StoreUrl {
+        let mut part = self.clone();
+        part.query.clear();
+        for key in keys {
+            part.query.extend(self.take(key).map(|value| ((*key).to_owned(), value)));
+        }
+        part
+    }
+
     /// Takes every query key that is left, for a driver that knows its own.
     pub fn take_rest(&mut self) -> Vec<(String, String)> {
         std::mem::take(&mut self.query)

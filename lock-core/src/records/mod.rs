@@ -53,8 +53,8 @@ pub trait RecordStore: Debug + Send + Sync + 'static {
     /// Ends a session if its time is over, irrevocably, and says whether it lives. An unknown session is over.
     async fn end_if_over(&self, session: SessionId) -> Result<bool>;
 
-    /// Tells a session something, if there is a way to: best effort, for a lost notice is repaired by the next renewal.
-    async fn notify(&self, _notice: &Notice) {}
+    /// Tells a session something about its claim on this key, if there is a way to: best effort, for a lost notice is repaired by the next renewal.
+    async fn notify(&self, _key: &LockKey, _notice: &Notice) {}
 
     /// As [`Backend::probe`](crate::Backend::probe).
     async fn probe(&self) -> Result<Vec<Finding>> {

@@ -41,7 +41,7 @@ pub(super) async fn transact(
             }
         }
         for notice in &applied.notices {
-            store.notify(notice).await;
+            store.notify(key, notice).await;
         }
         return Ok(Transacted { applied, record, input });
     }

@@ -1,0 +1,347 @@
+//! The claims of one session: who waits, who holds, and what the store said about them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use super::hold::Hold;
+use crate::backend::{ClaimRef, Event, Proof, Standing, Ticket};
+use crate::clock::BootTime;
+use crate::hold::Reason;
+use crate::key::LockKey;
+use crate::token::FencingToken;
+
+/// Every claim of a session that is not settled yet, by ticket.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    entries: BTreeMap<Ticket, Entry>,
+    /// Where the verification goes on.
+    cursor: Ticket,
+    /// Holds that end at a fixed age.
+    ends: BTreeSet<(BootTime, Ticket)>,
+    over: Option<Reason>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Waiting(Waiting),
+    Holding(Arc<Hold>),
+    /// Its release is under way: not verified any more, and no orphan either.
+    Leaving(LockKey),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    key: LockKey,
+    /// The store has answered that it is in the queue: only then does a renewal that does not know it mean anything.
+    queued: bool,
+    news: Option<News>,
+    waker: Option<Waker>,
+}
+
+/// What a waiting claim is told.
+#[derive(Debug)]
+pub(super) enum News {
+    Granted { token: FencingToken, proof: Proof },
+    Recheck,
+    RecheckIn(Duration),
+    Gone,
+    Over(Reason),
+}
+
+/// What the heartbeat has to do about an event.
+#[derive(Debug)]
+pub(super) enum Chore {
+    /// Nobody owns this grant: release it.
+    Orphan(ClaimRef),
+    /// The hold was lost, and has to be released to be sure.
+    Drop(Arc<Hold>, Reason),
+}
+
+/// A claim as it was when a renewal was sent that asks about it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) claim: ClaimRef,
+    held: bool,
+}
+
+impl Claims {
+    pub(super) fn enter(&mut self, ticket: Ticket, key: LockKey) -> Result<(), Reason> {
+        if let Some(reason) = self.over {
+            return Err(reason);
+        }
+        self.entries.insert(ticket, Entry::Waiting(Waiting { key, queued: false, news: None, waker: None }));
+        Ok(())
+    }
+
+    /// What is new for a waiting claim; otherwise whom to wake.
+    pub(super) fn poll_news(&mut self, ticket: Ticket, waker: &Waker) -> Option<News> {
+        let Some(Entry::Waiting(waiting)) = self.entries.get_mut(&ticket) else {
+            return Some(News::Over(self.over.unwrap_or(Reason::SessionEnded)));
+        };
+        if let Some(news) = waiting.news.take() {
+            return Some(news);
+        }
+        match &mut waiting.waker {
+            Some(known) => known.clone_from(waker),
+            None => waiting.waker = Some(waker.clone()),
+        }
+        None
+    }
+
+    /// Whether the session is over for a claim that is under way; otherwise whom to wake.
+    pub(super) fn poll_over(&mut self, ticket: Ticket, waker: &Waker) -> Poll<Reason> {
+        match self.entries.get_mut(&ticket) {
+            Some(Entry::Waiting(waiting)) => {
+                waiting.waker = Some(waker.clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(self.over.unwrap_or(Reason::SessionEnded)),
+        }
+    }
+
+    pub(super) fn over(&self) -> Option<Reason> {
+        self.over
+    }
+
+    /// Takes a grant that has arrived for a waiting claim, and nothing else: it beats every other answer.
+    pub(super) fn take_grant(&mut self, ticket: Ticket) -> Option<(FencingToken, Proof)> {
+        let Some(Entry::Waiting(waiting)) = self.entries.get_mut(&ticket) else { return None };
+        match waiting.news.take() {
+            Some(News::Granted { token, proof }) => Some((token, proof)),
+            other => {
+                waiting.news = other;
+                None
+            }
+        }
+    }
+
+    pub(super) fn queued(&mut self, ticket: Ticket) {
+        if let Some(Entry::Waiting(waiting)) = self.entries.get_mut(&ticket) {
+            waiting.queued = true;
+        }
+    }
+
+    pub(super) fn hold(&mut self, ticket: Ticket, hold: &Arc<Hold>) {
+        if let Some(at) = hold.ends_at() {
+            self.ends.insert((at, ticket));
+        }
+        self.entries.insert(ticket, Entry::Holding(hold.clone()));
+    }
+
+    /// The claim is being released: it is neither verified nor an orphan until that is settled.
+    pub(super) fn leave(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entries.get_mut(&ticket) else { return };
+        let key = match entry {
+            Entry::Waiting(waiting) => waiting.key.clone(),
+            Entry::Holding(hold) => {
+                if let Some(at) = hold.ends_at() {
+                    self.ends.remove(&(at, ticket));
+                }
+                hold.claim().key.clone()
+            }
+            Entry::Leaving(_) => return,
+        };
+        *entry = Entry::Leaving(key);
+    }
+
+    pub(super) fn forget(&mut self, ticket: Ticket) {
+        self.entries.remove(&ticket);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Every live hold.
+    pub(super) fn holds(&self) -> Vec<Arc<Hold>> {
+        let held = |entry: &Entry| match entry {
+            Entry::Holding(hold) => Some(hold.clone()),
+            _ => None,
+        };
+        self.entries.values().filter_map(held).collect()
+    }
+
+    /// The keys of everything that is not settled.
+    pub(super) fn keys(&self) -> Vec<LockKey> {
+        let key = |entry: &Entry| match entry {
+            Entry::Waiting(waiting) => waiting.key.clone(),
+            Entry::Holding(hold) => hold.claim().key.clone(),
+            Entry::Leaving(key) => key.clone(),
+        };
+        self.entries.values().map(key).collect()
+    }
+
+    /// A few of the holds that began first: tickets count up.
+    pub(super) fn oldest_holds(&self, count: usize) -> Vec<Arc<Hold>> {
+        let held = |entry: &Entry| match entry {
+            Entry::Holding(hold) => Some(hold.clone()),
+            _ => None,
+        };
+        self.entries.values().filter_map(held).take(count).collect()
+    }
+
+    /// The next chunk to verify, going round; holds and places in the queue alike.
+    pub(super) fn next_chunk(&mut self, size: usize) -> Vec<Asked> {
+        let ask = |(ticket, entry): (&Ticket, &Entry)| match entry {
+            Entry::Holding(hold) => Some(Asked { claim: hold.claim().clone(), held: true }),
+            Entry::Waiting(waiting) if waiting.queued => {
+                Some(Asked { claim: ClaimRef::new(waiting.key.clone(), *ticket), held: false })
+            }
+            _ => None,
+        };
+        let after = Ticket(self.cursor.0.saturating_add(1));
+        let later = self.entries.range(after..).filter_map(ask);
+        let earlier = self.entries.range(..after).filter_map(ask);
+        let chunk: Vec<_> = later.chain(earlier).take(size).collect();
+        self.cursor = chunk.last().map_or(Ticket::default(), |asked| asked.claim.ticket);
+        chunk
+    }
+
+    /// Takes note of how a claim stands, by a renewal that was sent at this instant.
+    pub(super) fn stands(&mut self, asked: &Asked, standing: Standing, sent: BootTime) -> Option<Chore> {
+        let ticket = asked.claim.ticket;
+        match (self.entries.get_mut(&ticket)?, standing) {
+            (Entry::Holding(hold), standing) => match standing {
+                Standing::Holds { token, .. } if token == hold.token() => {
+                    hold.verified(sent);
+                    None
+                }
+                // It was still waiting when the renewal was sent: the answer may be older than the grant.
+                Standing::Waits { .. } | Standing::Gone if !asked.held => None,
+                _ => Some(Chore::Drop(hold.clone(), Reason::Forgotten)),
+            },
+            (Entry::Waiting(waiting), Standing::Holds { token, proof }) => {
+                waiting.tell(News::Granted { token, proof });
+                None
+            }
+            (Entry::Waiting(waiting), Standing::Waits { recheck_in: Some(time) }) => {
+                waiting.tell(News::RecheckIn(time));
+                None
+            }
+            (Entry::Waiting(_), Standing::Waits { .. }) | (Entry::Leaving(_), _) => None,
+            (Entry::Waiting(waiting), Standing::Gone) => {
+                waiting.tell(News::Gone);
+                None
+            }
+        }
+    }
+
+    /// Takes note of an event about one claim.
+    pub(super) fn receive(&mut self, event: Event, now: BootTime) -> Option<Chore> {
+        match event {
+            Event::Granted { ticket, token, proof } => match self.entries.get_mut(&ticket) {
+                Some(Entry::Waiting(waiting)) => {
+                    waiting.tell(News::Granted { token, proof });
+                    None
+                }
+                Some(Entry::Holding(hold)) if hold.token() == token => {
+                    hold.verified(now);
+                    None
+                }
+                // Two grants for one ticket: the store contradicts itself, so neither is to be relied on.
+                Some(Entry::Holding(hold)) => Some(Chore::Drop(hold.clone(), Reason::Forgotten)),
+                // Late news of a claim that is being released, or was: a claim is forgotten only when its release is
+                // settled.
+                Some(Entry::Leaving(_)) | None => None,
+            },
+            Event::Recheck(ticket) => {
+                if let Some(Entry::Waiting(waiting)) = self.entries.get_mut(&ticket) {
+                    waiting.tell(News::Recheck);
+                }
+                None
+            }
+            Event::Revoked(ticket, reason) => match self.entries.get_mut(&ticket) {
+                Some(Entry::Waiting(waiting)) => {
+                    waiting.tell(News::Gone);
+                    None
+                }
+                Some(Entry::Holding(hold)) => Some(Chore::Drop(hold.clone(), reason)),
+                _ => None,
+            },
+            Event::Wanted(claim) => match self.entries.get(&claim.ticket) {
+                None => Some(Chore::Orphan(claim)),
+                Some(Entry::Holding(hold)) => {
+                    hold.wanted();
+                    None
+                }
+                Some(_) => None,
+            },
+            Event::Gap => {
+                for entry in self.entries.values_mut() {
+                    if let Entry::Waiting(waiting) = entry {
+                        waiting.tell(News::Recheck);
+                    }
+                }
+                None
+            }
+            Event::Lost(_) => None,
+        }
+    }
+
+    /// When the first hold reaches its greatest age.
+    pub(super) fn next_end(&self) -> Option<BootTime> {
+        self.ends.first().map(|&(at, _)| at)
+    }
+
+    /// The holds that have reached it.
+    pub(super) fn aged(&mut self, now: BootTime) -> Vec<Arc<Hold>> {
+        let mut aged = Vec::new();
+        while let Some(&(at, ticket)) = self.ends.first().filter(|&&(at, _)| at <= now) {
+            self.ends.remove(&(at, ticket));
+            if let Some(Entry::Holding(hold)) = self.entries.get(&ticket) {
+                aged.push(hold.clone());
+            }
+        }
+        aged
+    }
+
+    /// The session is over: everybody is told, nobody may enter any more.
+    pub(super) fn end(&mut self, reason: Reason) -> Vec<Arc<Hold>> {
+        self.over.get_or_insert(reason);
+        self.ends.clear();
+        let mut holds = Vec::new();
+        for entry in std::mem::take(&mut self.entries).into_values() {
+            match entry {
+                Entry::Waiting(waiting) => waiting.waker.into_iter().for_each(Waker::wake),
+                Entry::Holding(hold) => holds.push(hold),
+                Entry::Leaving(_) => {}
+            }
+        }
+        holds
+    }
+}
+
+impl Claims {
+    /// Nobody will tell the waiters anything any more. What is held stays held until the lease ends.
+    pub(super) fn leave_unattended(&mut self, reason: Reason) -> Vec<Arc<Hold>> {
+        self.over.get_or_insert(reason);
+        self.entries.retain(|_, entry| match entry {
+            Entry::Waiting(waiting) => {
+                waiting.waker.take().into_iter().for_each(Waker::wake);
+                false
+            }
+            _ => true,
+        });
+        self.holds()
+    }
+}
+
+impl Waiting {
+    /// A grant beats everything, and is never overwritten by what was sent before it.
+    fn tell(&mut self, news: News) {
+        let stronger = |news: &News| match news {
+            News::Granted { .. } => 3,
+            News::Gone | News::Over(_) => 2,
+            News::Recheck => 1,
+            News::RecheckIn(_) => 0,
+        };
+        if self.news.as_ref().is_none_or(|known| stronger(known) <= stronger(&news)) {
+            self.news = Some(news);
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}

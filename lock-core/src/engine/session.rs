@@ -1,0 +1,147 @@
+//! One open session: its lease, its claims, and what the store tells it.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use tokio::sync::Notify;
+
+use super::Core;
+use super::claims::{Chore, Claims};
+use super::hold::Hold;
+use super::lease::Lease;
+use super::release::settle;
+use crate::backend::{Certainty, ClaimRef, Event, EventSink, Session, SessionId};
+use crate::hold::{End, Reason};
+
+#[derive(Debug)]
+pub(crate) struct OpenSession {
+    id: SessionId,
+    core: Arc<Core>,
+    lease: Arc<Lease>,
+    /// Set once the store has answered `open`; events may come before.
+    session: OnceLock<Arc<dyn Session>>,
+    claims: Mutex<Claims>,
+    nudge: Notify,
+}
+
+impl OpenSession {
+    pub(super) fn new(core: &Arc<Core>, id: SessionId) -> Arc<OpenSession> {
+        Arc::new(OpenSession {
+            id,
+            core: core.clone(),
+            lease: Arc::new(Lease::new(core.clock.clone(), core.settings.ttl)),
+            session: OnceLock::new(),
+            claims: Mutex::default(),
+            nudge: Notify::new(),
+        })
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(super) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
+    /// The store's name for it. It is open: a hold lives by it.
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
+    pub(super) fn establish(&self, session: Arc<dyn Session>) {
+        // A retried open may answer twice; both are the same session.
+        let _ = self.session.set(session);
+    }
+
+    /// `None` until it was opened.
+    pub(super) fn session(&self) -> Option<&Arc<dyn Session>> {
+        self.session.get()
+    }
+
+    /// Never held across an await, nor while the backend is called.
+    pub(super) fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the heartbeat, to look at its timers again.
+    pub(super) fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
+    pub(super) async fn nudged(&self) {
+        self.nudge.notified().await;
+    }
+
+    /// Where the backend sends this session's events. It does not keep the session alive.
+    pub(super) fn sink(self: &Arc<OpenSession>) -> EventSink {
+        let session: Weak<OpenSession> = Arc::downgrade(self);
+        EventSink::new(move |event| {
+            if let Some(session) = session.upgrade() {
+                session.receive(event);
+            }
+        })
+    }
+
+    fn receive(self: &Arc<OpenSession>, event: Event) {
+        if let Event::Lost(reason) = event {
+            self.end(reason);
+            self.nudge();
+            return;
+        }
+        let now = self.core.clock.boot();
+        let chore = self.claims().receive(event, now);
+        if let Some(chore) = chore {
+            self.perform(chore);
+        }
+    }
+
+    /// Ends what has to end now, and releases it in a job.
+    pub(super) fn perform(self: &Arc<OpenSession>, chore: Chore) {
+        match chore {
+            Chore::Orphan(claim) => {
+                tracing::warn!(
+                    target: "fencepost", key = %claim.key, ticket = claim.ticket.0,
+                    "the store keeps a grant that nobody owns: releasing it"
+                );
+                self.release_in_a_job(claim, Certainty::MaybeInFlight);
+            }
+            Chore::Drop(hold, reason) => self.drop_hold(&hold, reason),
+        }
+    }
+
+    /// Ends a hold for a reason of ours or of the store's, and releases what may be left of it.
+    pub(super) fn drop_hold(self: &Arc<OpenSession>, hold: &Hold, reason: Reason) {
+        hold.finish(End::Lost(reason));
+        tracing::warn!(
+            target: "fencepost", key = %hold.claim().key, token = hold.token().get(), reason = reason.as_str(),
+            "lock lost: {reason}"
+        );
+        self.claims().leave(hold.claim().ticket);
+        self.release_in_a_job(hold.claim().clone(), Certainty::MaybeInFlight);
+    }
+
+    pub(super) fn release_in_a_job(self: &Arc<OpenSession>, claim: ClaimRef, certainty: Certainty) {
+        self.core.jobs.hand_over(settle(self.clone(), claim, certainty));
+    }
+
+    /// Ends the session, with all its holds and waiters.
+    pub(super) fn end(&self, reason: Reason) {
+        let reason = self.lease.end(reason);
+        let holds = self.claims().end(reason);
+        for hold in holds {
+            tracing::warn!(
+                target: "fencepost", key = %hold.claim().key, token = hold.token().get(),
+                reason = reason.as_str(), "lock lost: {reason}"
+            );
+            hold.finish(End::Lost(reason));
+        }
+    }
+
+    /// The heartbeat is gone. Whoever waits for an end needs a timer of its own, and nobody waits for a grant.
+    pub(super) fn leave_unattended(&self) {
+        let holds = self.claims().leave_unattended(Reason::ShutDown);
+        for hold in holds {
+            hold.leave_unattended();
+        }
+    }
+}
