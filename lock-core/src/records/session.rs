@@ -51,7 +51,10 @@ impl TableSession {
 
     fn watch_holders(&self, claim: &ClaimRef, record: &KeyRecord) {
         let own = self.session.id();
-        let mut sessions: Vec<_> = record.holders().iter().map(|holder| holder.session).collect();
+        // A hold with a fixed end does not end with its session: to be told of a death that changes nothing, and to
+        // claim again because of it, would go round for as long as the hold lasts.
+        let by_session = record.holders().iter().filter(|h| matches!(h.holding, Holding::Session { .. }));
+        let mut sessions: Vec<_> = by_session.map(|holder| holder.session).collect();
         sessions.sort_unstable();
         sessions.dedup();
         sessions.retain(|&session| session != own);

@@ -1,0 +1,245 @@
+//! The store's time, and the floor below which no new record begins: the file `store`.
+//!
+//! Store time is `CLOCK_BOOTTIME` plus an offset that is fixed for one boot: all processes of the machine read the same
+//! clock, and it never steps. At the first opening after a boot the offset is set so that store time is wall time, and
+//! not before the latest store time that was noted.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lock_core::table::Input;
+use lock_core::{Clock, ErrorKind, Result};
+use rustix::io::Errno;
+
+use crate::FileOptions;
+use crate::directory::Directory;
+use crate::failure::{stuck, wrong};
+use crate::flock::{lock_soon, try_lock};
+use crate::slot_file::{Opened, SlotFile, open_at, publish};
+use crate::slots::{Header, Kind, Slots};
+
+const NAME: &str = "store";
+
+/// The store's clock and floor, as one process sees them.
+#[derive(Debug)]
+pub(crate) struct Epoch {
+    clock: Arc<dyn Clock>,
+    /// Microseconds from boot time to store time.
+    offset: u64,
+    file: SlotFile,
+    /// The highest floor that this process has read: it only rises.
+    floor: AtomicU64,
+}
+
+/// What the file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Record {
+    boot: String,
+    time_namespace: String,
+    offset: u64,
+    floor: u64,
+    /// The latest store time that was noted.
+    latest: u64,
+}
+
+impl Epoch {
+    /// Opens the file; sets the clock if this is the first opening after a boot.
+    pub(crate) fn open(directory: &Directory, options: &FileOptions) -> Result<Epoch> {
+        let clock = options.clock.clone();
+        let (boot, time_namespace) = this_boot(directory, options)?;
+        // The directory's own lock: the file may not be there yet.
+        let locked = lock_soon(&directory.root, &*clock)
+            .map_err(|errno| directory.failed("locking the directory", errno))?
+            .ok_or_else(|| stuck(&directory.endpoint, "the directory itself"))?;
+        let uptime = clock.boot().as_nanos() / 1000;
+        let file = match open_file(directory)? {
+            Some(file) => file,
+            None => {
+                let record = Record {
+                    boot: boot.clone(),
+                    time_namespace: time_namespace.clone(),
+                    offset: clock.wall_micros().saturating_sub(uptime),
+                    floor: 0,
+                    latest: 0,
+                };
+                let header = Header::new(Kind::Store, NAME, 400);
+                let whole = header.file(1, &record.encode());
+                publish(&directory.root, NAME, directory.access, header, &whole)
+                    .map_err(|errno| directory.failed("making the file `store`", errno))?
+            }
+        };
+        let mut epoch = Epoch { clock, offset: 0, file, floor: AtomicU64::new(0) };
+        let mut record = epoch.newest(directory)?;
+        if record.boot == boot && record.time_namespace != time_namespace {
+            return Err(wrong(
+                &directory.endpoint,
+                ErrorKind::Misconfigured,
+                "the directory is in use from another time namespace, whose clock differs from this one's: run all of its \
+                 users in one (containers usually are; `unshare --time` is not)",
+            ));
+        }
+        if record.boot != boot {
+            record.offset = epoch.clock.wall_micros().max(record.latest).saturating_sub(uptime);
+            record.boot = boot;
+            record.time_namespace = time_namespace;
+            record.latest = uptime.saturating_add(record.offset);
+            epoch.append(directory, &epoch.file, &record)?;
+        }
+        epoch.offset = record.offset;
+        epoch.floor = AtomicU64::new(record.floor);
+        drop(locked);
+        Ok(epoch)
+    }
+
+    /// The store's time in microseconds.
+    pub(crate) fn now(&self) -> u64 {
+        (self.clock.boot().as_nanos() / 1000).saturating_add(self.offset)
+    }
+
+    /// The readings for one command.
+    pub(crate) fn input(&self) -> Input {
+        let now = self.now();
+        Input { now, proposed_token: now.max(self.floor.load(Ordering::Acquire).saturating_add(1)) }
+    }
+
+    /// The floor as it stands in the file.
+    pub(crate) fn floor(&self, directory: &Directory) -> Result<u64> {
+        let floor = self.record(directory)?.floor;
+        self.floor.fetch_max(floor, Ordering::AcqRel);
+        Ok(floor)
+    }
+
+    /// Raises the floor to an instant, and notes that it has been. `None` when somebody else is at it.
+    pub(crate) fn raise(&self, directory: &Directory, to: u64) -> Result<Option<u64>> {
+        self.change(directory, |record| record.floor = record.floor.max(to))
+    }
+
+    /// Notes the present instant, so that store time does not go back at the next boot.
+    pub(crate) fn note_time(&self, directory: &Directory) -> Result<()> {
+        self.change(directory, |_| {}).map(|_| ())
+    }
+
+    /// Whether the file is still in the directory.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.file.is_linked().unwrap_or(false)
+    }
+
+    fn change(&self, directory: &Directory, edit: impl FnOnce(&mut Record)) -> Result<Option<u64>> {
+        // A descriptor of its own: a lock belongs to the open file, not to the thread.
+        let Some(file) = open_file(directory)? else {
+            return Err(directory.failed("opening the file `store`", Errno::NOENT));
+        };
+        let lock = try_lock(&file).map_err(|errno| directory.failed("locking the file `store`", errno))?;
+        if lock.is_none() {
+            return Ok(None);
+        }
+        let mut record = self.newest(directory)?;
+        edit(&mut record);
+        record.latest = record.latest.max(self.now());
+        self.append(directory, &file, &record)?;
+        self.floor.fetch_max(record.floor, Ordering::AcqRel);
+        Ok(Some(record.floor))
+    }
+
+    /// The record, also while somebody writes it.
+    fn record(&self, directory: &Directory) -> Result<Record> {
+        let mut buffer = Vec::new();
+        for _ in 0..50 {
+            let slots = self.read(directory, &mut buffer)?;
+            if let (true, Some(slot)) = (slots.whole, slots.newest) {
+                return Record::decode(slot.bytes).ok_or_else(|| damaged(directory));
+            }
+        }
+        // A writer was killed in the middle: without another one at it, the slot that is left is the newest.
+        let file = open_file(directory)?
+            .ok_or_else(|| directory.failed("opening the file `store`", Errno::NOENT))?;
+        let lock = lock_soon(&file, &*self.clock)
+            .map_err(|errno| directory.failed("locking the file `store`", errno))?;
+        if lock.is_none() {
+            return Err(stuck(&directory.endpoint, "the file `store`"));
+        }
+        self.newest(directory)
+    }
+
+    /// Only under the lock.
+    fn newest(&self, directory: &Directory) -> Result<Record> {
+        let mut buffer = Vec::new();
+        let slot = self.read(directory, &mut buffer)?.newest.ok_or_else(|| damaged(directory))?;
+        Record::decode(slot.bytes).ok_or_else(|| damaged(directory))
+    }
+
+    fn read<'a>(&self, directory: &Directory, buffer: &'a mut Vec<u8>) -> Result<Slots<'a>> {
+        self.file.read(buffer).map_err(|errno| directory.failed("reading the file `store`", errno))
+    }
+
+    /// Only under the lock.
+    fn append(&self, directory: &Directory, file: &SlotFile, record: &Record) -> Result<()> {
+        let mut buffer = Vec::new();
+        let newest = self.read(directory, &mut buffer)?.newest.ok_or_else(|| damaged(directory))?;
+        file.write_after(&newest, &record.encode())
+            .map_err(|errno| directory.failed("writing the file `store`", errno))
+    }
+}
+
+impl Record {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for number in [self.offset, self.floor, self.latest] {
+            out.extend(number.to_be_bytes());
+        }
+        out.extend(self.boot.as_bytes());
+        out.push(b'\n');
+        out.extend(self.time_namespace.as_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Record> {
+        let (numbers, text) = bytes.split_at_checked(24)?;
+        let number = |at: usize| numbers[at..at + 8].try_into().map(u64::from_be_bytes).ok();
+        let (boot, time_namespace) = std::str::from_utf8(text).ok()?.split_once('\n')?;
+        Some(Record {
+            boot: boot.to_owned(),
+            time_namespace: time_namespace.to_owned(),
+            offset: number(0)?,
+            floor: number(8)?,
+            latest: number(16)?,
+        })
+    }
+}
+
+fn open_file(directory: &Directory) -> Result<Option<SlotFile>> {
+    match open_at(&directory.root, NAME, Kind::Store) {
+        Ok(Opened::Found(file)) => Ok(Some(file)),
+        Ok(Opened::Absent) => Ok(None),
+        Ok(Opened::Damaged) => Err(damaged(directory)),
+        Err(errno) => Err(directory.failed("opening the file `store`", errno)),
+    }
+}
+
+fn damaged(directory: &Directory) -> lock_core::Error {
+    wrong(
+        &directory.endpoint,
+        ErrorKind::Damaged,
+        "the file `store` is not what this version writes. It keeps the floor under the tokens of removed keys, so it is \
+         left as it is. If another version wrote it, use that one; otherwise make sure that nobody uses the directory, and \
+         that the protected resources accept new tokens, then remove the directory",
+    )
+}
+
+fn this_boot(directory: &Directory, options: &FileOptions) -> Result<(String, String)> {
+    if let Some(id) = &options.boot_id {
+        return Ok((id.clone(), String::new()));
+    }
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let id = std::fs::read_to_string(path).map_err(|error| {
+        wrong(
+            &directory.endpoint,
+            ErrorKind::Misconfigured,
+            "the id of this boot could not be read from /proc/sys/kernel/random/boot_id: is /proc mounted?",
+        )
+        .caused_by(error)
+    })?;
+    let namespace = std::fs::read_link("/proc/self/ns/time").unwrap_or_default();
+    Ok((id.trim().to_owned(), namespace.display().to_string()))
+}

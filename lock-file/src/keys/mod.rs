@@ -1,0 +1,285 @@
+//! The records of keys: one file each, read without a lock and replaced under one.
+
+mod cache;
+mod list;
+mod path;
+mod sweep;
+
+use std::sync::Arc;
+
+use lock_core::records::{Version, Versioned, Written};
+use lock_core::{Clock, Error, ErrorKind, LockKey, Result};
+use rustix::io::Errno;
+
+use self::cache::{Cache, KeyFile};
+pub(crate) use self::path::KeyPath;
+pub(crate) use self::sweep::{Sweeper, age};
+use crate::directory::{Directory, open_dir};
+use crate::epoch::Epoch;
+use crate::failure::{stuck, wrong};
+use crate::flock::{Patience, try_lock};
+use crate::slot_file::{Opened, SlotFile, open_at, publish};
+use crate::slots::{Header, Kind, Slot};
+
+/// Marks the version of an absent record; the rest of it is the floor. So a record that was made, used and removed
+/// between a reading and its write is noticed: its removal raised the floor.
+const ABSENT: u128 = 1 << 127;
+
+/// How often a reading without a lock is repeated while writers are at it.
+const READINGS: usize = 20;
+
+/// The keys of a store.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    directory: Arc<Directory>,
+    epoch: Arc<Epoch>,
+    clock: Arc<dyn Clock>,
+    cache: Cache,
+}
+
+/// What one try came to.
+enum Try<T> {
+    Done(T),
+    /// Somebody else is in the critical section.
+    Busy,
+}
+
+/// What one try to replace a record came to.
+enum Replaced {
+    Answer(Written),
+    /// Into a larger file.
+    Grown(SlotFile),
+    /// The open file is no longer the key's.
+    Stale,
+    Busy,
+}
+
+impl Keys {
+    pub(crate) fn new(directory: Arc<Directory>, epoch: Arc<Epoch>, clock: Arc<dyn Clock>) -> Keys {
+        Keys { directory, epoch, clock, cache: Cache::default() }
+    }
+
+    /// Where a key's record is kept.
+    pub(crate) fn place(&self, path: &KeyPath) -> String {
+        self.directory.path.join("keys").join(path.as_str()).display().to_string()
+    }
+
+    /// A key's record.
+    pub(crate) async fn read(&self, key: &LockKey) -> Result<Versioned> {
+        let path = KeyPath::of(key);
+        for _ in 0..READINGS {
+            let Some(mut file) = self.open(&path)? else { return self.absent() };
+            let slots =
+                file.file.read(&mut file.buffer).map_err(|errno| self.failed("reading", &path, errno))?;
+            // Two whole slots, or the older one might be all that is seen while two writers pass by.
+            let read = match slots.newest {
+                Some(slot) if slots.whole => Some(versioned(file.file.header(), &slot)),
+                _ => None,
+            };
+            // Asked afterwards: what was read was in force until now.
+            if !self.is_linked(&file, &path)? {
+                continue;
+            }
+            self.cache.put(&path, file);
+            if let Some(read) = read {
+                return Ok(read);
+            }
+        }
+        self.settled(&path, |keys| keys.read_locked(&path)).await
+    }
+
+    /// Replaces a key's record if its version is the expected one.
+    pub(crate) async fn write(&self, key: &LockKey, expected: Version, record: &[u8]) -> Result<Written> {
+        let path = KeyPath::of(key);
+        if expected.0 & ABSENT != 0 {
+            self.settled(&path, |keys| keys.create(&path, expected, record)).await
+        } else {
+            self.settled(&path, |keys| keys.replace(&path, expected, record)).await
+        }
+    }
+
+    /// Tries until nobody else is in the critical section. Nothing is kept open in the meantime.
+    async fn settled<T>(&self, path: &KeyPath, mut once: impl FnMut(&Keys) -> Result<Try<T>>) -> Result<T> {
+        let mut patience = Patience::new(&*self.clock);
+        loop {
+            if let Try::Done(done) = once(self)? {
+                return Ok(done);
+            }
+            if !patience.pause().await {
+                return Err(stuck(&self.directory.endpoint, &self.place(path)));
+            }
+        }
+    }
+
+    fn read_locked(&self, path: &KeyPath) -> Result<Try<Versioned>> {
+        let Some(mut file) = self.open(path)? else { return self.absent().map(Try::Done) };
+        let read = {
+            let Some(_lock) = try_lock(&file.file).map_err(|errno| self.failed("locking", path, errno))?
+            else {
+                return Ok(Try::Busy);
+            };
+            if !self.is_linked(&file, path)? {
+                return Ok(Try::Busy);
+            }
+            let slots =
+                file.file.read(&mut file.buffer).map_err(|errno| self.failed("reading", path, errno))?;
+            let newest = slots.newest.ok_or_else(|| self.damaged(path))?;
+            versioned(file.file.header(), &newest)
+        };
+        self.cache.put(path, file);
+        Ok(Try::Done(read))
+    }
+
+    fn replace(&self, path: &KeyPath, expected: Version, record: &[u8]) -> Result<Try<Written>> {
+        let Some(mut file) = self.open(path)? else {
+            return Ok(Try::Done(Written::Conflict(self.absent()?)));
+        };
+        let replaced = match self.replace_in(&mut file, path, expected, record)? {
+            Replaced::Stale => return Ok(Try::Busy),
+            Replaced::Busy => Try::Busy,
+            Replaced::Answer(written) => Try::Done(written),
+            Replaced::Grown(grown) => {
+                file.file = grown;
+                Try::Done(Written::Done)
+            }
+        };
+        self.cache.put(path, file);
+        Ok(replaced)
+    }
+
+    fn replace_in(
+        &self,
+        file: &mut KeyFile,
+        path: &KeyPath,
+        expected: Version,
+        record: &[u8],
+    ) -> Result<Replaced> {
+        let KeyFile { file, buffer } = file;
+        let Some(_lock) = try_lock(file).map_err(|errno| self.failed("locking", path, errno))? else {
+            return Ok(Replaced::Busy);
+        };
+        // Removed or replaced before we had the lock: the next try opens what is there now.
+        if !file.is_linked().map_err(|errno| self.failed("looking at", path, errno))? {
+            return Ok(Replaced::Stale);
+        }
+        let slots = file.read(buffer).map_err(|errno| self.failed("reading", path, errno))?;
+        let newest = slots.newest.ok_or_else(|| self.damaged(path))?;
+        if version(file.header(), newest.generation) != expected {
+            return Ok(Replaced::Answer(Written::Conflict(versioned(file.header(), &newest))));
+        }
+        if record.len() > file.header().room() {
+            // Renamed over the old file while that one is locked: whoever waits for it sees that it was replaced.
+            let mut header = Header::new(Kind::Key, path.encoded(), record.len());
+            header.incarnation = file.header().incarnation;
+            let whole = header.file(newest.generation + 1, record);
+            return publish(&self.directory.keys, path.as_str(), self.directory.access, header, &whole)
+                .map(Replaced::Grown)
+                .map_err(|errno| self.failed("enlarging", path, errno));
+        }
+        file.write_after(&newest, record).map_err(|errno| self.failed("writing", path, errno))?;
+        Ok(Replaced::Answer(Written::Done))
+    }
+
+    fn create(&self, path: &KeyPath, expected: Version, record: &[u8]) -> Result<Try<Written>> {
+        let shard = self.open_shard(path)?;
+        // Under the shard's lock, as removal is: so nobody can make, use and remove this record while we look.
+        let Some(_lock) =
+            try_lock(&shard).map_err(|errno| self.failed("locking the shard of", path, errno))?
+        else {
+            return Ok(Try::Busy);
+        };
+        if self.open(path)?.map(|file| self.cache.put(path, file)).is_some() {
+            return Ok(match self.read_locked(path)? {
+                Try::Done(found) => Try::Done(Written::Conflict(found)),
+                Try::Busy => Try::Busy,
+            });
+        }
+        let absent = self.absent()?;
+        if absent.version != expected {
+            return Ok(Try::Done(Written::Conflict(absent)));
+        }
+        for directory in path.directories() {
+            let made = self.directory.access.make_dir(&self.directory.keys, directory);
+            made.map_err(|errno| self.failed("making the directory of", path, errno))?;
+        }
+        let header = Header::new(Kind::Key, path.encoded(), record.len());
+        let whole = header.file(1, record);
+        let file = publish(&self.directory.keys, path.as_str(), self.directory.access, header, &whole)
+            .map_err(|errno| self.failed("making", path, errno))?;
+        self.cache.put(path, KeyFile { file, buffer: Vec::new() });
+        Ok(Try::Done(Written::Done))
+    }
+
+    fn open_shard(&self, path: &KeyPath) -> Result<std::os::fd::OwnedFd> {
+        let shard = path.shard();
+        let opened = match open_dir(&self.directory.keys, shard) {
+            Err(Errno::NOENT) => self
+                .directory
+                .access
+                .make_dir(&self.directory.keys, shard)
+                .and_then(|()| open_dir(&self.directory.keys, shard)),
+            other => other,
+        };
+        opened.map_err(|errno| self.failed("opening the shard of", path, errno))
+    }
+
+    /// A key's file out of the cache, or opened; `None` when there is none.
+    fn open(&self, path: &KeyPath) -> Result<Option<KeyFile>> {
+        if let Some(file) = self.cache.take(path) {
+            return Ok(Some(file));
+        }
+        match open_at(&self.directory.keys, path.as_str(), Kind::Key) {
+            Ok(Opened::Found(file)) if file.header().name == path.encoded() => {
+                Ok(Some(KeyFile { file, buffer: Vec::new() }))
+            }
+            Ok(Opened::Found(_)) => Err(wrong(
+                &self.directory.endpoint,
+                ErrorKind::Misconfigured,
+                format!(
+                    "{} is the file of another key: the file system takes two names for one, or somebody renamed it. \
+                     Nothing was changed; use a directory that tells all names apart",
+                    self.place(path)
+                ),
+            )),
+            Ok(Opened::Absent) => Ok(None),
+            Ok(Opened::Damaged) => Err(self.damaged(path)),
+            Err(errno) => Err(self.failed("opening", path, errno)),
+        }
+    }
+
+    /// The floor is read after the file was found absent: whoever removed it raised the floor before.
+    fn absent(&self) -> Result<Versioned> {
+        let floor = self.epoch.floor(&self.directory)?;
+        Ok(Versioned { version: Version(ABSENT | u128::from(floor)), bytes: Vec::new(), floor })
+    }
+
+    fn is_linked(&self, file: &KeyFile, path: &KeyPath) -> Result<bool> {
+        file.file.is_linked().map_err(|errno| self.failed("looking at", path, errno))
+    }
+
+    fn damaged(&self, path: &KeyPath) -> Error {
+        wrong(
+            &self.directory.endpoint,
+            ErrorKind::Damaged,
+            format!(
+                "{} is not what this version writes. It is left as it is, for its fencing token must not be forgotten. \
+                 After a power loss this can be the last file that was made before it. If another version of this library \
+                 wrote it, use that one; otherwise make sure that nobody holds the lock, and that the protected resource \
+                 accepts a new token, then remove it",
+                self.place(path)
+            ),
+        )
+    }
+
+    fn failed(&self, what: &str, path: &KeyPath, errno: Errno) -> Error {
+        self.directory.failed(&format!("{what} {}", self.place(path)), errno)
+    }
+}
+
+fn version(header: &Header, generation: u64) -> Version {
+    Version(u128::from(header.incarnation) << 64 | u128::from(generation))
+}
+
+fn versioned(header: &Header, slot: &Slot<'_>) -> Versioned {
+    Versioned { version: version(header, slot.generation), bytes: slot.bytes.to_vec(), floor: 0 }
+}

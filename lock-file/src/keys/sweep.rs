@@ -1,0 +1,150 @@
+//! Removes the files of keys that are idle, and whose tokens are behind the store's clock.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lock_core::Result;
+use lock_core::table::{Command, KeyRecord};
+use rustix::fs::{AtFlags, Dir, statat, unlinkat};
+use rustix::io::Errno;
+
+use super::{KeyPath, Keys, path};
+use crate::directory::open_dir;
+use crate::flock::try_lock;
+use crate::session::Sessions;
+use crate::slot_file::TEMPORARY;
+
+/// How many files one call looks at.
+const BOUND: usize = 64;
+/// A file that was never put in place belongs to nobody after this long.
+const ABANDONED: Duration = Duration::from_secs(300);
+
+/// Goes round the shards, a piece at each call.
+#[derive(Debug)]
+pub(crate) struct Sweeper {
+    next: AtomicU64,
+    idle_after: Duration,
+}
+
+impl Sweeper {
+    pub(crate) fn new(idle_after: Duration) -> Sweeper {
+        // Every process begins elsewhere.
+        Sweeper { next: AtomicU64::new(RandomState::new().build_hasher().finish()), idle_after }
+    }
+
+    /// Looks at one shard. Whatever fails is left to the next round.
+    pub(crate) fn sweep(&self, keys: &Keys, sessions: &Sessions) -> Result<()> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let shard = path::shard_name(turn as u8);
+        let dir = match open_dir(&keys.directory.keys, &*shard) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(keys.directory.failed("opening a shard", errno)),
+        };
+        let mut names = keys.names(&shard)?;
+        if !names.is_empty() {
+            // A large shard is swept in pieces.
+            let start = (turn >> 8) as usize * BOUND % names.len();
+            names.rotate_left(start);
+        }
+        let mut raised = None;
+        for name in names.into_iter().take(BOUND) {
+            let path = KeyPath::of_encoded(name);
+            if self.is_idle(keys, &path)? {
+                let Some(_lock) =
+                    try_lock(&dir).map_err(|errno| keys.failed("locking the shard of", &path, errno))?
+                else {
+                    return Ok(());
+                };
+                keys.remove_if_disposable(&path, sessions, &mut raised)?;
+            }
+        }
+        keys.remove_abandoned(&dir);
+        Ok(())
+    }
+
+    fn is_idle(&self, keys: &Keys, path: &KeyPath) -> Result<bool> {
+        match statat(&keys.directory.keys, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(keys.age(&stat) >= self.idle_after),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(keys.failed("looking at", path, errno)),
+        }
+    }
+}
+
+impl Keys {
+    /// Only under the shard's lock. `raised` is the floor that this sweep has set already.
+    fn remove_if_disposable(
+        &self,
+        path: &KeyPath,
+        sessions: &Sessions,
+        raised: &mut Option<u64>,
+    ) -> Result<()> {
+        let Some(mut file) = self.open(path)? else { return Ok(()) };
+        let Some(_lock) = try_lock(&file.file).map_err(|errno| self.failed("locking", path, errno))? else {
+            return Ok(());
+        };
+        if !file.file.is_linked().map_err(|errno| self.failed("looking at", path, errno))? {
+            return Ok(());
+        }
+        let slots = file.file.read(&mut file.buffer).map_err(|errno| self.failed("reading", path, errno))?;
+        // A damaged one is nobody's to remove but a person's.
+        let Some(Ok(mut record)) = slots.newest.map(|slot| KeyRecord::decode(slot.bytes)) else {
+            return Ok(());
+        };
+        let mut living = std::collections::BTreeSet::new();
+        for session in record.sessions() {
+            if sessions.end_if_over(session)? {
+                living.insert(session);
+            }
+        }
+        let input = self.epoch.input();
+        // On a copy: whatever it grants is granted by those whom it concerns.
+        record.apply(input, &Command::Settle, &|session| living.contains(&session));
+        if !record.is_disposable(input) {
+            return Ok(());
+        }
+        // First the floor, then the file: whoever finds no file begins above every token that it gave.
+        let floor = match raised {
+            Some(floor) if *floor >= record.fence() => *floor,
+            _ => match self.epoch.raise(&self.directory, record.fence().max(input.now))? {
+                Some(floor) => *raised.insert(floor),
+                None => return Ok(()),
+            },
+        };
+        debug_assert!(floor >= record.fence());
+        unlinkat(&self.directory.keys, path.as_str(), AtFlags::empty())
+            .map_err(|errno| self.failed("removing", path, errno))?;
+        let directories: Vec<_> = path.directories().collect();
+        for directory in directories.into_iter().rev() {
+            // Fails as soon as there is something left in it.
+            let _ = unlinkat(&self.directory.keys, directory, AtFlags::REMOVEDIR);
+        }
+        Ok(())
+    }
+
+    /// What a process left behind that was killed before it put a file in place.
+    fn remove_abandoned(&self, dir: &std::os::fd::OwnedFd) {
+        let Ok(entries) = Dir::read_from(dir) else { return };
+        for entry in entries.flatten() {
+            let is_temporary = entry.file_name().to_bytes().first() == Some(&(TEMPORARY as u8));
+            if is_temporary
+                && statat(dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|stat| self.age(&stat) >= ABANDONED)
+            {
+                let _ = unlinkat(dir, entry.file_name(), AtFlags::empty());
+            }
+        }
+    }
+
+    fn age(&self, stat: &rustix::fs::Stat) -> Duration {
+        age(&*self.clock, stat)
+    }
+}
+
+/// By the wall clock, as file systems count: for cleaning only.
+pub(crate) fn age(clock: &dyn lock_core::Clock, stat: &rustix::fs::Stat) -> Duration {
+    let modified = u64::try_from(stat.st_mtime).unwrap_or(0).saturating_mul(1_000_000);
+    Duration::from_micros(clock.wall_micros().saturating_sub(modified))
+}

@@ -1,0 +1,114 @@
+//! A file of two slots, open: read, written, and put in place whole.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, fstat, openat, openat2, renameat, unlinkat};
+use rustix::io::{Errno, pread, pwrite};
+
+use crate::directory::Access;
+use crate::slots::{Header, Kind, Slot, Slots};
+
+/// What the names of files begin with that are not in place yet. No encoded key begins so.
+pub(crate) const TEMPORARY: char = '~';
+
+/// An open file and its header, which never changes.
+#[derive(Debug)]
+pub(crate) struct SlotFile {
+    file: OwnedFd,
+    header: Header,
+}
+
+/// What was found under a name.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    Found(SlotFile),
+    Absent,
+    Damaged,
+}
+
+/// Opens a file of the store; no link is followed on the way.
+pub(crate) fn open_at(parent: impl AsFd, path: &str, kind: Kind) -> rustix::io::Result<Opened> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat2(&parent, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // Sandboxes may not know the newer call. The last component is guarded by the flag all the same.
+        Err(Errno::NOSYS | Errno::PERM) => openat(&parent, path, flags, Mode::empty()),
+        other => other,
+    };
+    let file = match file {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(Opened::Absent),
+        Err(errno) => return Err(errno),
+    };
+    let mut head = [0; 2048];
+    let read = pread(&file, &mut head, 0)?;
+    Ok(match Header::parse(&head[..read]) {
+        Some(header) if header.kind == kind => Opened::Found(SlotFile { file, header }),
+        _ => Opened::Damaged,
+    })
+}
+
+/// Writes a whole file and puts it in place in one step, over whatever is there.
+pub(crate) fn publish(
+    parent: impl AsFd,
+    path: &str,
+    access: Access,
+    header: Header,
+    whole: &[u8],
+) -> rustix::io::Result<SlotFile> {
+    // Beside its place, so that the rename stays within one directory.
+    let (dir, _) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (&path[..=dir.len()], name));
+    let temporary = format!("{dir}{TEMPORARY}{:016x}", RandomState::new().build_hasher().finish());
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&parent, &*temporary, flags, access.file_mode())?;
+    let placed = access
+        .share(&file)
+        .and_then(|()| write_all(&file, whole, 0))
+        .and_then(|()| renameat(&parent, &*temporary, &parent, path));
+    match placed {
+        Ok(()) => Ok(SlotFile { file, header }),
+        Err(errno) => {
+            let _ = unlinkat(&parent, &*temporary, AtFlags::empty());
+            Err(errno)
+        }
+    }
+}
+
+impl SlotFile {
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Whether a name still leads to it. One that was removed or replaced says no more.
+    pub(crate) fn is_linked(&self) -> rustix::io::Result<bool> {
+        fstat(&self.file).map(|stat| stat.st_nlink > 0)
+    }
+
+    /// Reads both slots.
+    pub(crate) fn read<'a>(&self, buffer: &'a mut Vec<u8>) -> rustix::io::Result<Slots<'a>> {
+        buffer.resize(2 * self.header.slot_size, 0);
+        let read = pread(&self.file, &mut buffer[..], self.header.offset(0))?;
+        Ok(self.header.slots(&buffer[..read]))
+    }
+
+    /// Writes the generation after this one, into the other slot. Only under the lock, and only what fits.
+    pub(crate) fn write_after(&self, newest: &Slot<'_>, record: &[u8]) -> rustix::io::Result<()> {
+        let slot = self.header.slot(newest.generation + 1, record);
+        write_all(&self.file, &slot, self.header.offset(1 - newest.index))
+    }
+}
+
+impl AsFd for SlotFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// A short write is a full disk; the slot's checksum then fails, and the slot before stays in force.
+fn write_all(file: &OwnedFd, bytes: &[u8], at: u64) -> rustix::io::Result<()> {
+    match pwrite(file, bytes, at) {
+        Ok(written) if written == bytes.len() => Ok(()),
+        Ok(_) => Err(Errno::NOSPC),
+        Err(errno) => Err(errno),
+    }
+}
