@@ -36,6 +36,8 @@ mod codec;
 mod entry;
 mod key;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use self::codec::Malformed;
 pub use self::entry::{Holder, Holding, Waiter};
