@@ -104,7 +104,11 @@ impl KeyRecord {
 
     /// Whether a claim is the first of the queue.
     pub fn is_head(&self, session: SessionId, ticket: Ticket) -> bool {
-        self.queue.front().is_some_and(|waiter| (waiter.session, waiter.ticket) == (session, ticket))
+        self.head() == Some((session, ticket))
+    }
+
+    fn head(&self) -> Option<(SessionId, Ticket)> {
+        self.queue.front().map(|waiter| (waiter.session, waiter.ticket))
     }
 
     /// Applies a command. `alive` says of a session whether it lives; `false` must be irrevocable.
@@ -114,6 +118,7 @@ impl KeyRecord {
             proposed_token: input.proposed_token,
             now,
             alive,
+            head_before: self.head(),
             record: self,
             notices: Vec::new(),
             changed: false,
@@ -142,6 +147,8 @@ struct Step<'a> {
     now: u64,
     proposed_token: u64,
     alive: &'a dyn Fn(SessionId) -> bool,
+    /// Who was next when the command came.
+    head_before: Option<(SessionId, Ticket)>,
     notices: Vec<Notice>,
     changed: bool,
 }
@@ -252,7 +259,6 @@ impl Step<'_> {
     /// Waiters are asked whether they live only when they come to the front: a store may pay for each question.
     fn settle(&mut self) {
         let (now, alive) = (self.now, self.alive);
-        let head = self.record.queue.front().map(|waiter| (waiter.session, waiter.ticket));
         let mut changed = false;
         self.record.holders.retain_mut(|holder| {
             let stays = KeyRecord::counts(holder, now, alive);
@@ -267,7 +273,7 @@ impl Step<'_> {
         });
         self.changed |= changed;
         self.grant_in_order();
-        self.tell_new_head(head);
+        self.tell_new_head();
     }
 
     /// Removes everything that names a session which is over.
@@ -302,10 +308,10 @@ impl Step<'_> {
 
     /// A new head has to look after itself from now on: whoever blocks it may die without a word. One that could be
     /// granted but for the token is told as well, to learn that from its own claim.
-    fn tell_new_head(&mut self, before: Option<(SessionId, Ticket)>) {
+    fn tell_new_head(&mut self) {
         let Some(head) = self.record.queue.front() else { return };
         let stuck = self.held() + u64::from(head.weight) <= u64::from(self.record.capacity);
-        if stuck || before != Some((head.session, head.ticket)) {
+        if stuck || self.head_before != Some((head.session, head.ticket)) {
             self.notices.push(Notice { session: head.session, ticket: head.ticket, news: News::Recheck });
         }
     }

@@ -93,6 +93,27 @@ fn whoever_becomes_the_head_by_a_grant_is_told_to_look() {
 }
 
 #[test]
+fn whoever_becomes_the_head_by_a_withdrawal_is_told_to_look() {
+    let mut key = Scene::new();
+    for session in 1..4 {
+        key.claim(mutex(session, 1));
+    }
+    key.release(2, 1);
+    assert_eq!(key.told(|news| news == News::Recheck), [3]);
+}
+
+#[test]
+fn whoever_becomes_the_head_by_a_death_is_told_to_look() {
+    let mut key = Scene::new();
+    for session in 1..4 {
+        key.claim(mutex(session, 1));
+    }
+    key.kill(2);
+    key.settle();
+    assert_eq!(key.told(|news| news == News::Recheck), [3]);
+}
+
+#[test]
 fn a_withdrawal_behind_the_head_tells_nobody() {
     let mut key = Scene::new();
     for session in 1..5 {

@@ -78,3 +78,16 @@ fn a_waiter_without_a_token_learns_it_from_its_own_claim() {
     assert_eq!(key.claim(mutex(3, 1)), Outcome::FenceExhausted);
     assert!(key.record.is_idle());
 }
+
+#[test]
+fn a_wider_waiter_behind_one_without_a_token_is_told_that_it_is_next() {
+    let mut key = Scene::of(KeyRecord::with_fence(LARGEST - 2));
+    key.claim(permits(1, 1, 1, 3));
+    key.claim(permits(2, 1, 2, 3));
+    key.claim(permits(3, 1, 2, 3));
+    key.claim(permits(4, 1, 3, 3));
+    key.release(2, 1);
+    assert_eq!(key.claim(permits(3, 1, 2, 3)), Outcome::FenceExhausted);
+    assert_eq!(key.told(|news| news == News::Recheck), [4]);
+    assert!(is_head(&key.claim(permits(4, 1, 3, 3))));
+}
