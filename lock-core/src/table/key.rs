@@ -213,17 +213,21 @@ impl Step<'_> {
             self.record.queue.iter().position(|waiter| (waiter.session, waiter.ticket) == (session, ticket));
         let released = match (held, waiting) {
             (Some(index), _) => {
+                let was_over = match self.record.holders[index].holding {
+                    Holding::Session { .. } => !(self.alive)(session),
+                    Holding::Fixed { until, .. } => until <= self.now,
+                };
                 self.give_back(index);
-                Released::Done
+                if was_over { Released::Gone } else { Released::Done }
             }
             (None, Some(index)) => {
                 self.record.queue.remove(index);
-                Released::Done
+                if (self.alive)(session) { Released::Done } else { Released::Gone }
             }
             (None, None) => return Outcome::Released(Released::Gone),
         };
         self.changed = true;
-        // An uncontended release asks for nobody's liveness.
+        // An uncontended release asks for nobody else's liveness.
         if !self.record.queue.is_empty() {
             self.settle();
         }

@@ -78,6 +78,24 @@ fn nobody_releases_what_another_session_holds() {
 }
 
 #[test]
+fn a_release_after_the_end_of_the_session_finds_nothing() {
+    let mut key = Scene::new();
+    key.claim(mutex(1, 1));
+    key.claim(mutex(2, 1));
+    key.kill(1);
+    key.kill(2);
+    assert_eq!(key.release(1, 1), GONE);
+    assert_eq!(key.release(2, 1), GONE);
+}
+
+#[test]
+fn a_release_after_the_end_of_a_fixed_hold_finds_nothing() {
+    let mut key = Scene::new();
+    key.claim(for_exactly(500, mutex(1, 1)));
+    assert_eq!(key.at(1_500).release(1, 1), GONE);
+}
+
+#[test]
 fn a_fixed_hold_can_be_released_early_and_also_after_its_session() {
     let mut key = Scene::new();
     key.claim(for_exactly(500, mutex(1, 1)));
