@@ -296,7 +296,7 @@ impl Step<'_> {
                 self.changed = true;
                 continue;
             }
-            if self.held() + u64::from(waiter.weight) > u64::from(self.record.capacity) {
+            if !self.head_fits() {
                 return;
             }
             let Some(token) = self.next_token() else { return };
@@ -314,27 +314,21 @@ impl Step<'_> {
     /// granted but for the token is told as well, to learn that from its own claim.
     fn tell_new_head(&mut self) {
         let Some(head) = self.record.queue.front() else { return };
-        let stuck = self.held() + u64::from(head.weight) <= u64::from(self.record.capacity);
-        if stuck || self.head_before != Some((head.session, head.ticket)) {
+        if self.head_fits() || self.head_before != Some((head.session, head.ticket)) {
             self.notices.push(Notice { session: head.session, ticket: head.ticket, news: News::Recheck });
         }
     }
 
     /// How a claim stands that is in the queue.
     fn judge_waiter(&mut self, request: &Request) -> Outcome {
-        let head = self
-            .record
-            .queue
-            .front()
-            .is_some_and(|w| (w.session, w.ticket) == (request.session, request.ticket));
+        let head = self.record.is_head(request.session, request.ticket);
         // Its own answer says it all.
         self.notices.retain(|notice| {
             (notice.session, notice.ticket) != (request.session, request.ticket)
                 || notice.news != News::Recheck
         });
         if head {
-            let fits = self.held() + u64::from(request.permit.weight()) <= u64::from(self.record.capacity);
-            if fits {
+            if self.head_fits() {
                 // `settle` would have granted it, had there been a token.
                 self.record.queue.pop_front();
                 self.changed = true;
@@ -378,6 +372,12 @@ impl Step<'_> {
         self.record.capacity == request.permit.capacity()
             && self.held() + waiting + u64::from(request.permit.weight())
                 <= u64::from(request.permit.capacity())
+    }
+
+    /// By the weight under which it joined, whatever a later copy of its claim says.
+    fn head_fits(&self) -> bool {
+        let head = self.record.queue.front();
+        head.is_some_and(|head| self.held() + u64::from(head.weight) <= u64::from(self.record.capacity))
     }
 
     fn held(&self) -> u64 {

@@ -64,6 +64,15 @@ fn a_claim_in_the_queue_keeps_its_place_when_it_is_sent_again() {
 }
 
 #[test]
+fn a_waiter_is_judged_by_the_weight_under_which_it_joined() {
+    let mut key = Scene::new();
+    key.claim(permits(1, 1, 2, 3));
+    key.claim(permits(2, 1, 3, 3));
+    assert!(is_head(&key.claim(permits(2, 1, 1, 3))), "a copy that differs changes nothing");
+    assert_eq!(key.waiters(), [2]);
+}
+
+#[test]
 fn the_first_waiter_makes_itself_known_to_the_holders() {
     let mut key = Scene::new();
     key.claim(reader(1, 1));
