@@ -164,7 +164,7 @@ impl Step<'_> {
         if let Some(outcome) = self.already_holds(request) {
             return outcome;
         }
-        if !self.is_queued(request) && self.fits(request) {
+        if self.record.queue.is_empty() && self.fits(request) {
             return self.grant_now(request);
         }
         // Contended as far as one can see without asking who lives: now it is worth asking.

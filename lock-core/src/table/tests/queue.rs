@@ -196,3 +196,16 @@ fn a_newcomer_settles_for_those_who_were_first() {
     assert_eq!(key.told_of_grants(), [2]);
     assert_eq!(key.told(|news| news == News::Wanted), [2]);
 }
+
+#[test]
+fn nobody_passes_a_waiter_that_had_no_token() {
+    let mut key = Scene::new();
+    key.claim(permits(1, 1, 2, 2));
+    key.claim(permits(2, 1, 1, 2));
+    // The store's clock leaps out of all bounds, and is put right again.
+    key.at(u64::MAX).release(1, 1);
+    assert_eq!(key.told_of_grants(), []);
+    assert_eq!(key.at(2_000).claim(permits(3, 1, 1, 2)), granted(2_001));
+    assert_eq!(key.told_of_grants(), [2], "under the token before");
+    assert_eq!(key.holders(), [2, 3]);
+}
