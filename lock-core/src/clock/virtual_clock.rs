@@ -175,6 +175,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test's own tasks, on its own runtime")]
     async fn a_sleeping_machine_ends_boot_timers_only() {
         let clock = VirtualClock::new();
         let mut by_boot = tokio::spawn(clock.wake_at(clock.boot() + Duration::from_secs(5)));

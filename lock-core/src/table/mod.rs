@@ -36,6 +36,9 @@ mod codec;
 mod entry;
 mod key;
 mod session;
+mod step;
+#[cfg(test)]
+mod tests;
 
 pub use self::codec::Malformed;
 pub use self::entry::{Holder, Holding, Waiter};
@@ -52,7 +55,7 @@ use crate::token::FencingToken;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Input {
     /// The store's clock, in microseconds since whenever. A record never goes back: an earlier reading counts as the
-    /// latest that the record has seen.
+    /// latest one that changed it.
     pub now: u64,
     /// The smallest token that a grant may get: usually the store's clock in microseconds, so that tokens rise even
     /// after the record was lost.
