@@ -5,7 +5,7 @@ mod encoding;
 mod model;
 mod steps;
 
-use lock_core::table::{Applied, Command, Holder, KeyRecord, News, Outcome};
+use lock_core::table::{Applied, Command, Holder, KeyRecord, News, Notice, Outcome};
 use lock_core::{Released, SessionId, Ticket};
 use proptest::prelude::*;
 
@@ -85,6 +85,25 @@ proptest! {
                 }
             }
             world.apply(&command);
+        }
+    }
+
+    #[test]
+    fn whoever_becomes_the_head_of_the_queue_is_told_to_look(steps in history()) {
+        let mut world = World::new();
+        for step in &steps {
+            let Some(command) = world.command(step) else { continue };
+            let before = names(&world.record);
+            let applied = world.apply(&command);
+            let Some(&head) = names(&world.record).first() else { continue };
+            let learns_it_anyway = match &command {
+                Command::Claim(request) => head == (request.session, request.ticket),
+                _ => false,
+            };
+            if before.first() != Some(&head) && !learns_it_anyway {
+                let told = |n: &Notice| (n.session, n.ticket) == head && n.news == News::Recheck;
+                prop_assert!(applied.notices.iter().any(told), "{:?} of {:?}", head, applied);
+            }
         }
     }
 

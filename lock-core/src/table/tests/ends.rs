@@ -88,6 +88,17 @@ fn settling_removes_whatever_is_over_and_grants_to_the_next() {
 }
 
 #[test]
+fn settling_also_removes_the_dead_behind_a_waiter_that_lives() {
+    let mut key = Scene::new();
+    for session in 1..5 {
+        key.claim(mutex(session, 1));
+    }
+    key.kill(3);
+    key.settle();
+    assert_eq!(key.waiters(), [2, 4]);
+}
+
+#[test]
 fn settling_a_key_where_all_is_well_changes_nothing() {
     let mut key = Scene::new();
     key.claim(mutex(1, 1));
