@@ -175,13 +175,14 @@ impl Place {
         self.flight = Some(Box::pin(flight));
         let first = !self.known;
         self.known = true;
+        let fixed = self.is_fixed();
         let (mut flight, ticket, session) = (self.flight.as_mut(), self.claim.ticket, &self.session);
         let reply = poll_fn(|context| {
             if let Some(Poll::Ready(reply)) = flight.as_mut().map(|flight| flight.as_mut().poll(context)) {
                 return Poll::Ready(First::Left(reply));
             }
             let mut claims = session.claims();
-            match claims.take_grant(ticket) {
+            match (!fixed).then(|| claims.take_grant(ticket)).flatten() {
                 Some(grant) => Poll::Ready(First::Right(Ok(grant))),
                 None => claims.poll_over(ticket, context.waker()).map(|reason| First::Right(Err(reason))),
             }
@@ -246,7 +247,11 @@ impl Place {
             };
             let pause = pauses.next().unwrap_or_default();
             let transport = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut);
-            if !transport || !error.is_retryable() || core.clock.boot() + pause >= give_up_at {
+            if self.is_fixed()
+                || !transport
+                || !error.is_retryable()
+                || core.clock.boot() + pause >= give_up_at
+            {
                 return Err(error);
             }
             tracing::debug!(target: "fencepost", %error, "claiming again in {pause:?}");
@@ -307,6 +312,12 @@ impl Place {
             self.session.nudge();
         }
         Ok(Won { session: self.session.clone(), hold, proof })
+    }
+
+    /// A hold that outlives its release: a copy of its claim that arrives after its end would be granted again, with
+    /// nobody left to withdraw it. So at most one copy is ever on its way.
+    fn is_fixed(&self) -> bool {
+        matches!(self.claim.term, Term::Fixed(_))
     }
 
     fn certainty(&self) -> Certainty {

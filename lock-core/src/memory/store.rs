@@ -95,7 +95,7 @@ impl Store {
                 Ok(Claimed::Queued { recheck_in, busy: state.busy(blocker, input.now) })
             }
             Outcome::Busy { blocker } => Ok(Claimed::Busy(state.busy(blocker, input.now))),
-            outcome => Err(outcome.into_error().unwrap_or_else(protocol)),
+            outcome => Err(outcome.into_error().unwrap_or_else(|outcome| protocol(&outcome))),
         }
     }
 
@@ -109,7 +109,7 @@ impl Store {
         let mut state = self.state();
         match self.apply(&mut state, &claim.key, &command).0 {
             Outcome::Released(released) => Ok(released),
-            outcome => Err(protocol(outcome)),
+            outcome => Err(protocol(&outcome)),
         }
     }
 
@@ -117,7 +117,7 @@ impl Store {
         let mut state = self.state();
         match self.apply(&mut state, key, &Command::ForceRelease { only }).0 {
             Outcome::ForceReleased(count) => Ok(count),
-            outcome => Err(protocol(outcome)),
+            outcome => Err(protocol(&outcome)),
         }
     }
 
@@ -262,7 +262,7 @@ impl State {
     }
 }
 
-fn protocol(outcome: Outcome) -> Error {
+fn protocol(outcome: &Outcome) -> Error {
     Error::new(ErrorKind::Protocol, format!("the lock table answered with {outcome:?}"))
 }
 
