@@ -229,7 +229,10 @@ impl Place {
                 Ok(Claimed::Busy(busy))
             }
             (reply, _) => {
-                self.session.claims().queued(self.claim.ticket);
+                if let Ok(Claimed::Queued { .. }) = reply {
+                    let now = self.session.core().clock.boot();
+                    self.session.claims().queued(self.claim.ticket, now);
+                }
                 reply
             }
         }

@@ -1,6 +1,6 @@
 //! The claims of one session: who waits, who holds, and what the store said about them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::token::FencingToken;
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     entries: BTreeMap<Ticket, Entry>,
-    /// Where the verification goes on.
-    cursor: Ticket,
+    /// Whatever is verified, in the order of its last verification, with that instant.
+    ring: VecDeque<(Ticket, BootTime)>,
     /// Holds that end at a fixed age.
     ends: BTreeSet<(BootTime, Ticket)>,
     over: Option<Reason>,
@@ -64,6 +64,7 @@ pub(super) enum Chore {
 pub(super) struct Asked {
     pub(super) claim: ClaimRef,
     held: bool,
+    verified: BootTime,
 }
 
 impl Claims {
@@ -117,9 +118,11 @@ impl Claims {
         }
     }
 
-    pub(super) fn queued(&mut self, ticket: Ticket) {
+    pub(super) fn queued(&mut self, ticket: Ticket, now: BootTime) {
         if let Some(Entry::Waiting(waiting)) = self.entries.get_mut(&ticket) {
-            waiting.queued = true;
+            if !std::mem::replace(&mut waiting.queued, true) {
+                self.enlist(ticket, now);
+            }
         }
     }
 
@@ -127,7 +130,11 @@ impl Claims {
         if let Some(at) = hold.ends_at() {
             self.ends.insert((at, ticket));
         }
-        self.entries.insert(ticket, Entry::Holding(hold.clone()));
+        let before = self.entries.insert(ticket, Entry::Holding(hold.clone()));
+        // One that waited in the queue is on the ring already.
+        if !matches!(before, Some(Entry::Waiting(Waiting { queued: true, .. }))) {
+            self.enlist(ticket, hold.began());
+        }
     }
 
     /// The claim is being released: it is neither verified nor an orphan until that is settled.
@@ -148,10 +155,6 @@ impl Claims {
 
     pub(super) fn forget(&mut self, ticket: Ticket) {
         self.entries.remove(&ticket);
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
     }
 
     /// Every live hold.
@@ -182,25 +185,58 @@ impl Claims {
         self.entries.values().filter_map(held).take(count).collect()
     }
 
-    /// The next chunk to verify, going round; holds and places in the queue alike.
+    /// The next chunk to verify: whatever was verified longest ago, holds and places in the queue alike.
+    ///
+    /// It has to come back, by [`Claims::stands`] or by [`Claims::unasked`].
     pub(super) fn next_chunk(&mut self, size: usize) -> Vec<Asked> {
-        let ask = |(ticket, entry): (&Ticket, &Entry)| match entry {
-            Entry::Holding(hold) => Some(Asked { claim: hold.claim().clone(), held: true }),
-            Entry::Waiting(waiting) if waiting.queued => {
-                Some(Asked { claim: ClaimRef::new(waiting.key.clone(), *ticket), held: false })
+        let mut chunk = Vec::new();
+        while chunk.len() < size {
+            let Some((ticket, verified)) = self.ring.pop_front() else { break };
+            match self.entries.get(&ticket) {
+                Some(Entry::Holding(hold)) => {
+                    chunk.push(Asked { claim: hold.claim().clone(), held: true, verified });
+                }
+                Some(Entry::Waiting(waiting)) => {
+                    let claim = ClaimRef::new(waiting.key.clone(), ticket);
+                    chunk.push(Asked { claim, held: false, verified });
+                }
+                Some(Entry::Leaving(_)) | None => {}
             }
-            _ => None,
-        };
-        let after = Ticket(self.cursor.0.saturating_add(1));
-        let later = self.entries.range(after..).filter_map(ask);
-        let earlier = self.entries.range(..after).filter_map(ask);
-        let chunk: Vec<_> = later.chain(earlier).take(size).collect();
-        self.cursor = chunk.last().map_or(Ticket::default(), |asked| asked.claim.ticket);
+        }
         chunk
+    }
+
+    /// The renewal failed: what it asked about is asked about first by the next one.
+    pub(super) fn unasked(&mut self, asked: Vec<Asked>) {
+        for asked in asked.into_iter().rev() {
+            self.ring.push_front((asked.claim.ticket, asked.verified));
+        }
+    }
+
+    /// How long to wait until the next chunk, so that each claim is verified within `every` of the last time.
+    ///
+    /// The ring is in the order of verification. The k-th chunk from its front has to be asked for within k intervals, and
+    /// before its first claim is due.
+    pub(super) fn pace(&self, now: BootTime, every: Duration, size: usize) -> Duration {
+        let chunks = self.ring.iter().step_by(size.max(1)).zip(1_u32..);
+        let paces = chunks.map(|(&(_, verified), nth)| (verified + every).since(now) / nth);
+        paces.min().unwrap_or(every)
+    }
+
+    /// Tickets that are settled stay in the ring until they come to its front; they must not outgrow the others.
+    fn enlist(&mut self, ticket: Ticket, verified: BootTime) {
+        if self.ring.len() >= 2 * self.entries.len() + 64 {
+            let entries = &self.entries;
+            self.ring.retain(|(ticket, _)| entries.contains_key(ticket));
+        }
+        self.ring.push_back((ticket, verified));
     }
 
     /// Takes note of how a claim stands, by a renewal that was sent at this instant.
     pub(super) fn stands(&mut self, asked: &Asked, standing: Standing, sent: BootTime) -> Option<Chore> {
+        if self.entries.contains_key(&asked.claim.ticket) {
+            self.enlist(asked.claim.ticket, sent);
+        }
         let ticket = asked.claim.ticket;
         match (self.entries.get_mut(&ticket)?, standing) {
             (Entry::Holding(hold), standing) => match standing {

@@ -135,7 +135,6 @@ impl<'a> Beat<'a> {
                     return;
                 }
                 self.pauses = None;
-                self.due = sent + jittered(self.interval());
                 if renewal.standings.len() == asked.len() {
                     for (asked, standing) in asked.iter().zip(renewal.standings) {
                         let chore = self.session.claims().stands(asked, standing, sent);
@@ -144,11 +143,13 @@ impl<'a> Beat<'a> {
                         }
                     }
                 } else {
+                    self.session.claims().unasked(asked);
                     tracing::error!(
-                        target: "fencepost", asked = asked.len(), answered = renewal.standings.len(),
+                        target: "fencepost", answered = renewal.standings.len(),
                         "a renewal answered for another number of claims: nothing was verified"
                     );
                 }
+                self.due = sent + jittered(self.interval(sent));
                 self.look_for_leaks();
             }
             Err(error) => {
@@ -158,6 +159,7 @@ impl<'a> Beat<'a> {
                 }
                 let retry = self.session.core().settings.retry;
                 let pauses = self.pauses.get_or_insert_with(|| Box::new(retry.pauses()));
+                self.session.claims().unasked(asked);
                 // Sooner than the next beat, or the TTL would end after three errors.
                 let pause = pauses.next().unwrap_or_default().min(lease.ttl() / 6);
                 tracing::warn!(target: "fencepost", %error, "a renewal failed; the next in {pause:?}");
@@ -167,12 +169,10 @@ impl<'a> Beat<'a> {
     }
 
     /// A third of the TTL; less when so many claims are known that each could not be verified once in two thirds.
-    fn interval(&self) -> Duration {
+    fn interval(&self, now: BootTime) -> Duration {
         let ttl = self.session.lease().ttl();
-        let chunk = self.session.core().info.capabilities.verify_chunk.max(1);
-        let chunks = self.session.claims().len().div_ceil(chunk);
-        let verify = ttl / 3 * 2 / u32::try_from(chunks.max(1)).unwrap_or(u32::MAX);
-        verify.min(ttl / 3)
+        let chunk = self.session.core().info.capabilities.verify_chunk;
+        self.session.claims().pace(now, ttl / 3 * 2, chunk).min(ttl / 3)
     }
 
     fn end_the_aged(&self, now: BootTime) {

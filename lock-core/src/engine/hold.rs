@@ -89,6 +89,10 @@ impl Hold {
         self.ends_at
     }
 
+    pub(super) fn began(&self) -> BootTime {
+        self.began
+    }
+
     pub(super) fn age(&self, now: BootTime) -> Duration {
         now.since(self.began)
     }

@@ -1,0 +1,72 @@
+//! Opening a session.
+
+use lock_core::{ErrorKind, RetryPolicy};
+
+use crate::support::{Fault, Op, TTL, World, at_once, rest, secs};
+
+#[tokio::test]
+async fn it_is_opened_once_for_everybody() {
+    let world = World::new();
+    world.wires.fail(Op::Open, [Fault::AnsweredAfter(secs(1))]);
+    let tasks: Vec<_> = (0..20)
+        .map(|number| {
+            let lock = world.client.mutex(format!("k{number}")).unwrap();
+            tokio::spawn(async move { lock.acquire().await })
+        })
+        .collect();
+    world.pass(secs(1)).await;
+    for task in tasks {
+        assert!(task.await.unwrap().unwrap().state().is_held());
+    }
+    assert_eq!(world.wires.count(Op::Open), 1);
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_retried_under_the_same_id() {
+    let world = World::new();
+    world.wires.fail(Op::Open, [Fault::ReplyLost, Fault::Refused]);
+    let lock = world.client.mutex("k").unwrap();
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    world.pass(secs(1)).await;
+    assert!(waiter.await.unwrap().is_ok());
+    assert_eq!(world.wires.count(Op::Open), 3);
+    assert_eq!(world.wires.sessions().len(), 1, "one session, found again");
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_an_error_for_try_at_once_and_for_others_when_the_policy_gives_up() {
+    let world = World::with(|builder| builder.retry(RetryPolicy::default().give_up_after(secs(4))));
+    world.wires.always(Op::Open, Fault::Refused);
+    let lock = world.client.mutex("k").unwrap();
+    let error = at_once(lock.try_acquire()).await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.endpoint()), (&ErrorKind::Unavailable, Some("memory:")));
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    world.pass(secs(2)).await;
+    assert!(!waiter.is_finished());
+    world.pass(secs(3)).await;
+    assert_eq!(waiter.await.unwrap().unwrap_err().kind(), &ErrorKind::Unavailable);
+    world.wires.heal();
+    assert!(world.client.mutex("k").unwrap().try_acquire().await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn an_opening_that_took_longer_than_the_ttl_is_not_used() {
+    let world = World::with(|builder| builder.call_timeout(secs(60)));
+    world.wires.fail(Op::Open, [Fault::AnsweredAfter(TTL)]);
+    let lock = world.client.mutex("k").unwrap();
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    world.pass(TTL + secs(1)).await;
+    let guard = waiter.await.unwrap().unwrap();
+    assert_eq!(guard.grant().session, world.wires.sessions()[1].0, "another session");
+}
+
+#[tokio::test]
+async fn one_that_is_lost_is_replaced_and_the_old_one_closed() {
+    let world = World::new();
+    let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
+    world.wires.send(&lock_core::Event::Lost(lock_core::Reason::SessionEnded));
+    let again = world.client.mutex("k2").unwrap().acquire().await.unwrap();
+    assert_ne!(again.grant().session, guard.grant().session);
+    rest().await;
+    assert!(world.state("k").await.is_idle(), "closed as a best effort");
+}

@@ -1,0 +1,96 @@
+//! The heartbeat.
+
+use lock_core::{Certainty, HoldState, Reason};
+
+use crate::support::{Fault, Op, TTL, World, millis, rest, secs};
+
+#[tokio::test]
+async fn it_holds_for_many_ttls_under_one_token_and_never_at_risk() {
+    let world = World::new();
+    let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
+    let token = guard.token();
+    let before = world.wires.count(Op::Renew);
+    for _ in 0..110 {
+        world.pass(secs(1)).await;
+        assert!(matches!(guard.state(), HoldState::Held { .. }));
+    }
+    assert_eq!((guard.token(), world.state("k").await.holders[0].token), (token, token));
+    let beats = world.wires.count(Op::Renew) - before;
+    assert!((33..=37).contains(&beats), "one for each third of a TTL, up to a tenth earlier: {beats}");
+}
+
+#[tokio::test]
+async fn errors_are_retried_sooner_than_the_next_beat() {
+    let world = World::new();
+    let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
+    world.wires.fail(Op::Renew, [Fault::Refused; 3]);
+    world.pass(secs(5)).await;
+    assert!(world.wires.count(Op::Renew) >= 4);
+    assert!(matches!(guard.state(), HoldState::Held { .. }));
+}
+
+#[tokio::test]
+async fn a_renewal_whose_reply_is_lost_keeps_the_old_deadline() {
+    let world = World::new();
+    let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
+    let HoldState::Held { until } = guard.state() else { panic!() };
+    world.wires.always(Op::Renew, Fault::ReplyLost);
+    world.pass(secs(9)).await;
+    assert_eq!(guard.state(), HoldState::AtRisk { until });
+    world.pass(millis(900)).await;
+    assert!(!guard.state().is_held());
+}
+
+#[tokio::test]
+async fn many_holds_are_verified_in_chunks_each_within_two_thirds_of_a_ttl() {
+    const HOLDS: usize = 1000;
+    let world = World::chunked(10, |builder| builder);
+    let mut guards = Vec::new();
+    for number in 0..HOLDS {
+        guards.push(world.client.mutex(format!("k{number}")).unwrap().acquire().await.unwrap());
+    }
+    world.pass(TTL).await;
+    let before = world.wires.count(Op::Renew);
+    world.pass(TTL).await;
+    let beats = world.wires.count(Op::Renew) - before;
+    // 1.5 N / chunk, and up to a tenth more by jitter.
+    assert!((150..=168).contains(&beats), "{beats}");
+    let (_, session) = world.wires.sessions()[0].clone();
+    for guard in &guards {
+        session.release(&guard.grant().claim, Certainty::Settled).await.unwrap();
+    }
+    world.pass(TTL / 3 * 2).await;
+    for guard in &guards {
+        assert_eq!(
+            guard.state(),
+            HoldState::Ended(lock_core::End::Lost(Reason::Forgotten)),
+            "{}",
+            guard.key()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_hold_that_is_not_verified_for_a_whole_ttl_is_at_risk() {
+    let world = World::new();
+    let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
+    let lock = world.client.mutex("k").unwrap();
+    drop(lock);
+    world.pass(TTL * 2).await;
+    assert!(matches!(guard.state(), HoldState::Held { .. }));
+}
+
+#[tokio::test]
+async fn nothing_is_left_after_many_cycles() {
+    let world = World::new();
+    let lock = world.client.mutex("k").unwrap();
+    for _ in 0..10_000 {
+        lock.acquire().await.unwrap().release().await.unwrap();
+    }
+    rest().await;
+    assert!(world.state("k").await.is_idle());
+    world.wires.send(&lock_core::Event::Gap);
+    let sent = world.wires.count(Op::Claim);
+    rest().await;
+    assert_eq!(world.wires.count(Op::Claim), sent);
+}
