@@ -5,7 +5,12 @@
 
 use std::time::Duration;
 
-use crate::hold::End;
+use tracing::Span;
+use tracing::field::{Empty, display};
+
+use crate::hold::{Busy, End};
+use crate::key::LockKey;
+use crate::mode::Mode;
 
 /// Counter: locks acquired.
 pub const ACQUIRED: &str = "fencepost_acquired_total";
@@ -21,8 +26,11 @@ pub const HELD: &str = "fencepost_held_seconds";
 pub const OLDEST_HOLD: &str = "fencepost_oldest_hold_seconds";
 /// Counter: holds without `hold_at_most` that outlived ten TTLs: perhaps guards that were leaked.
 pub const PERHAPS_LEAKED: &str = "fencepost_perhaps_leaked_total";
-/// Span around one acquisition.
+/// Span, at debug level: one acquisition. Its fields are `key`, `mode`, `token` once it is granted, and `blocked_by`
+/// while another is in the way.
 pub const SPAN_ACQUIRE: &str = "acquire";
+/// The target of every span and event.
+pub const TARGET: &str = "fencepost";
 
 /// Describes every metric to the installed recorder. Call it once after installing one.
 #[cfg(feature = "metrics")]
@@ -35,6 +43,15 @@ pub fn describe() {
     describe_histogram!(HELD, Unit::Seconds, "From the grant until the end");
     describe_gauge!(OLDEST_HOLD, Unit::Seconds, "Age of the oldest hold");
     describe_counter!(PERHAPS_LEAKED, "Holds that outlived ten TTLs without hold_at_most");
+}
+
+pub(crate) fn acquire_span(key: &LockKey, mode: Mode) -> Span {
+    tracing::debug_span!(target: TARGET, SPAN_ACQUIRE, %key, %mode, token = Empty, blocked_by = Empty)
+}
+
+/// Names the holder in the span of whoever waits for it.
+pub(crate) fn blocked(busy: &Busy) {
+    Span::current().record("blocked_by", display(busy));
 }
 
 #[cfg(feature = "metrics")]

@@ -8,6 +8,7 @@ use super::lock::Lock;
 use crate::error::Result;
 use crate::hold::{Busy, End, Lost, Reason};
 use crate::options::{AcquireOptions, Wait};
+use crate::telemetry;
 
 /// What became of work that had to run under a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +98,7 @@ impl Lock {
             (Err(Lost(reason)), _) | (Ok(_), Ok(End::Lost(reason))) => Ran::Lost(reason),
             (Ok(result), Ok(End::Released)) => Ran::Done(result),
             (Ok(result), Err(error)) => {
-                tracing::warn!(target: "fencepost", %key, %error, "the work is done, its release goes on");
+                tracing::warn!(target: telemetry::TARGET, %key, %error, "the work is done, its release goes on");
                 Ran::Done(result)
             }
         })

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use tracing::{Instrument, Span};
+
 use super::call::Caller;
 use super::claims::News;
 use super::hold::Hold;
@@ -59,6 +61,11 @@ struct Sighting(Mutex<(Option<Busy>, Option<Error>)>);
 impl Engine {
     /// Acquires, or says who is in the way. Dropping the future withdraws the claim.
     pub(crate) async fn acquire(&self, ask: &Ask) -> Result<Result<Won, Busy>> {
+        let span = telemetry::acquire_span(&ask.key, ask.mode);
+        self.acquire_in(ask, &span).instrument(span.clone()).await
+    }
+
+    async fn acquire_in(&self, ask: &Ask, span: &Span) -> Result<Result<Won, Busy>> {
         let core = &self.core;
         if core.closing.is_begun() {
             return Err(shut_down(core, &ask.key));
@@ -93,7 +100,10 @@ impl Engine {
             .await
         };
         match &outcome {
-            Ok(Ok(_)) => telemetry::acquired(core.clock.boot().since(began)),
+            Ok(Ok(won)) => {
+                span.record("token", won.hold.token().get());
+                telemetry::acquired(core.clock.boot().since(began));
+            }
             Ok(Err(_)) => telemetry::busy(),
             Err(error) if error.busy().is_some() => telemetry::busy(),
             Err(_) => {}
@@ -119,6 +129,7 @@ impl Core {
                     Claimed::Granted { token, proof } => return place.win(token, proof, ask).map(Ok),
                     Claimed::Busy(busy) => return Ok(Err(busy)),
                     Claimed::Queued { recheck_in, busy } => {
+                        telemetry::blocked(&busy);
                         sighting.busy(busy);
                         recheck_in
                     }
@@ -257,7 +268,7 @@ impl Place {
             {
                 return Err(error);
             }
-            tracing::debug!(target: "fencepost", %error, "claiming again in {pause:?}");
+            tracing::debug!(target: telemetry::TARGET, %error, "claiming again in {pause:?}");
             sighting.error(error);
             core.clock.sleep(pause).await;
         }

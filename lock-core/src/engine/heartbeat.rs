@@ -24,7 +24,7 @@ pub(super) async fn keep(session: &Arc<OpenSession>) {
     if let Some(open) = session.session() {
         let caller = Caller::new(session.core(), Operation::Close);
         if let Err(error) = caller.call(open.close()).await {
-            tracing::debug!(target: "fencepost", %error, "a session was left to its TTL");
+            tracing::debug!(target: telemetry::TARGET, %error, "a session was left to its TTL");
         }
     }
 }
@@ -145,7 +145,7 @@ impl<'a> Beat<'a> {
                 } else {
                     self.session.claims().unasked(asked);
                     tracing::error!(
-                        target: "fencepost", answered = renewal.standings.len(),
+                        target: telemetry::TARGET, answered = renewal.standings.len(),
                         "a renewal answered for another number of claims: nothing was verified"
                     );
                 }
@@ -162,7 +162,7 @@ impl<'a> Beat<'a> {
                 self.session.claims().unasked(asked);
                 // Sooner than the next beat, or the TTL would end after three errors.
                 let pause = pauses.next().unwrap_or_default().min(lease.ttl() / 6);
-                tracing::warn!(target: "fencepost", %error, "a renewal failed; the next in {pause:?}");
+                tracing::warn!(target: telemetry::TARGET, %error, "a renewal failed; the next in {pause:?}");
                 self.due = self.session.core().clock.boot() + pause;
             }
         }
@@ -191,7 +191,7 @@ impl<'a> Beat<'a> {
         for hold in holds.iter().filter(|hold| hold.seems_leaked(now)) {
             telemetry::perhaps_leaked();
             tracing::warn!(
-                target: "fencepost", key = %hold.claim().key, token = hold.token().get(), age = ?hold.age(now),
+                target: telemetry::TARGET, key = %hold.claim().key, token = hold.token().get(), age = ?hold.age(now),
                 "held for more than ten TTLs: was its guard leaked? hold_at_most would end it"
             );
         }

@@ -12,6 +12,7 @@ use super::session::OpenSession;
 use crate::backend::{Domain, SessionId, SessionOptions};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::hold::Reason;
+use crate::telemetry;
 
 /// A domain's door, and who keeps it.
 #[derive(Debug)]
@@ -150,7 +151,7 @@ impl Keeper {
                     return Err(error);
                 }
                 let over = matches!(error.kind(), ErrorKind::SessionLost(_));
-                tracing::debug!(target: "fencepost", %error, "opening a session again in {pause:?}");
+                tracing::debug!(target: telemetry::TARGET, %error, "opening a session again in {pause:?}");
                 tell.send_replace(Progress::Trying(Some(error)));
                 core.clock.sleep(pause).await;
                 if over || core.clock.boot().since(sent) >= core.settings.ttl / 2 {

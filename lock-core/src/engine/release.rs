@@ -10,6 +10,7 @@ use super::session::OpenSession;
 use crate::backend::{Certainty, ClaimRef, Released};
 use crate::error::{ErrorKind, Operation, Result};
 use crate::hold::{End, HoldState, Reason};
+use crate::telemetry;
 
 impl OpenSession {
     /// Releases a hold, and says how it ended. Dropping the future changes nothing: the release goes on in a job.
@@ -97,7 +98,7 @@ pub(super) async fn settle(session: Arc<OpenSession>, claim: ClaimRef, certainty
             Err(error) if matches!(error.kind(), ErrorKind::SessionLost(_)) => break,
             Err(error) => {
                 let pause = pauses.next().unwrap_or_default();
-                tracing::debug!(target: "fencepost", %error, "a release goes on in {pause:?}");
+                tracing::debug!(target: telemetry::TARGET, %error, "a release goes on in {pause:?}");
                 core.clock.sleep(pause).await;
             }
         }

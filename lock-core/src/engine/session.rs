@@ -11,6 +11,7 @@ use super::lease::Lease;
 use super::release::settle;
 use crate::backend::{Certainty, ClaimRef, Event, EventSink, Session, SessionId};
 use crate::hold::{End, Reason};
+use crate::telemetry;
 
 #[derive(Debug)]
 pub(crate) struct OpenSession {
@@ -100,7 +101,7 @@ impl OpenSession {
         match chore {
             Chore::Orphan(claim) => {
                 tracing::warn!(
-                    target: "fencepost", key = %claim.key, ticket = claim.ticket.0,
+                    target: telemetry::TARGET, key = %claim.key, ticket = claim.ticket.0,
                     "the store keeps a grant that nobody owns: releasing it"
                 );
                 self.release_in_a_job(claim, Certainty::MaybeInFlight);
@@ -113,7 +114,7 @@ impl OpenSession {
     pub(super) fn drop_hold(self: &Arc<OpenSession>, hold: &Hold, reason: Reason) {
         hold.finish(End::Lost(reason));
         tracing::warn!(
-            target: "fencepost", key = %hold.claim().key, token = hold.token().get(), reason = reason.as_str(),
+            target: telemetry::TARGET, key = %hold.claim().key, token = hold.token().get(), reason = reason.as_str(),
             "lock lost: {reason}"
         );
         self.claims().leave(hold.claim().ticket);
@@ -130,7 +131,7 @@ impl OpenSession {
         let holds = self.claims().end(reason);
         for hold in holds {
             tracing::warn!(
-                target: "fencepost", key = %hold.claim().key, token = hold.token().get(),
+                target: telemetry::TARGET, key = %hold.claim().key, token = hold.token().get(),
                 reason = reason.as_str(), "lock lost: {reason}"
             );
             hold.finish(End::Lost(reason));

@@ -250,7 +250,7 @@ async fn readers_share_and_writers_do_not() {
     assert!(lock.read().try_acquire().await.unwrap().is_err(), "a waiting writer is not passed");
     one.release().await.unwrap();
     two.release().await.unwrap();
-    at_once(writer).await.unwrap().unwrap();
+    assert!(at_once(writer).await.unwrap().unwrap().state().is_held());
 }
 
 #[tokio::test]

@@ -43,10 +43,11 @@ async fn at_risk_and_back() {
         let second = held.changed(first).await;
         (first, second)
     });
-    world.wires.fail(Op::Renew, [Fault::Silence]);
-    world.wires.fail(Op::Renew, [Fault::Refused; 6]);
-    world.pass(millis(9_800)).await;
-    let (first, second) = seen.await.unwrap();
+    world.wires.always(Op::Renew, Fault::Refused);
+    world.pass(secs(7)).await;
+    world.wires.heal();
+    world.pass(secs(2)).await;
+    let (first, second) = at_once(seen).await.expect("both have happened").unwrap();
     assert!(matches!(first, HoldState::AtRisk { .. }) && matches!(second, HoldState::Held { .. }));
     assert!(guard.state().is_held());
 }
