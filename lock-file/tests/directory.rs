@@ -2,6 +2,8 @@
 //!
 //! What needs root (other users, mounts) is skipped without it, and says so.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails has to stop")]
+
 mod common;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -172,7 +174,9 @@ fn run_child(task: &str, dir: &Path, user: Option<u32>) {
     // Where everybody may read it.
     let copy = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
     let program = copy.path().join("child");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By another process: a descriptor of ours, open for writing, could leak into what other tests start meanwhile.
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status();
+    assert!(copied.unwrap().success());
     let mut command = Command::new(program);
     command.args(["--exact", "child"]).env("LOCK_FILE_CHILD", task).env("LOCK_FILE_DIR", dir);
     if let Some(user) = user {

@@ -1,5 +1,7 @@
 //! Random commands, through the files and through the lock table alone: the outcomes are the same.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails has to stop")]
+
 mod common;
 
 use std::sync::Arc;

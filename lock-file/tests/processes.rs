@@ -1,5 +1,7 @@
 //! Several processes on one directory, killed and stopped.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails has to stop")]
+
 mod common;
 
 use std::io::{Read, Seek, SeekFrom, Write};

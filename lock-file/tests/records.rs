@@ -1,5 +1,7 @@
 //! The records of keys: torn, damaged, grown, removed; and what names they take.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails has to stop")]
+
 mod common;
 
 use std::collections::BTreeSet;

@@ -1,17 +1,21 @@
 //! Sessions of one process, through the traits that the engine uses.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails has to stop")]
+
 mod common;
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Client, LONG, Place, granted, mutex, queued, until};
+use lock_core::records::RecordStore;
 use lock_core::{
-    Certainty, Claimed, Clock, ErrorKind, Event, FencingToken, Released, SessionId, Standing, Term, Ticket,
-    VirtualClock,
+    BootTime, Certainty, Claimed, Clock, ErrorKind, Event, FencingToken, Pause, Released, SessionId,
+    Standing, Term, Ticket, VirtualClock,
 };
-use lock_file::FileOptions;
+use lock_file::{FileOptions, FileStore};
 
 #[tokio::test]
 async fn one_holds_and_the_others_are_served_in_order() {
@@ -239,6 +243,118 @@ async fn what_the_dead_left_is_swept() {
     })
     .await;
     assert!(fresh.exists(), "a young pipe may be about to get its record");
+}
+
+/// A clock that does something at one of its readings, before it is read.
+#[derive(Clone)]
+struct Hooked {
+    time: VirtualClock,
+    hook: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    /// How many readings before that one.
+    after: Arc<AtomicUsize>,
+}
+
+impl Hooked {
+    fn new(time: &VirtualClock) -> Hooked {
+        Hooked { time: time.clone(), hook: Arc::default(), after: Arc::default() }
+    }
+
+    fn at_reading(&self, number: usize, hook: impl FnOnce() + Send + 'static) {
+        self.after.store(number, Ordering::SeqCst);
+        *self.hook.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    fn is_done(&self) -> bool {
+        self.hook.lock().unwrap().is_none()
+    }
+}
+
+impl std::fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hooked")
+    }
+}
+
+impl Clock for Hooked {
+    fn boot(&self) -> BootTime {
+        let mut hook = self.hook.lock().unwrap();
+        if hook.is_some() && self.after.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let hook = hook.take().unwrap();
+            hook();
+        }
+        drop(hook);
+        self.time.boot()
+    }
+
+    fn wall_micros(&self) -> u64 {
+        self.time.wall_micros()
+    }
+
+    fn sleep(&self, time: Duration) -> Pause {
+        self.time.sleep(time)
+    }
+
+    fn wake_at(&self, at: BootTime) -> Pause {
+        self.time.wake_at(at)
+    }
+}
+
+const TTL: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn a_renewal_in_the_middle_of_a_judgement_saves_the_session() {
+    let (place, time) = (Place::new(), VirtualClock::new());
+    let clock = Hooked::new(&time);
+    let owner = place.backend_with(FileOptions::new().clock(Arc::new(time.clone())));
+    let judge = FileStore::open(place.path(), FileOptions::new().clock(Arc::new(clock.clone()))).unwrap();
+    for reading in 1.. {
+        let session = Client::open(&owner, TTL).await.session;
+        let id = session.id();
+        time.advance(TTL - Duration::from_micros(1));
+        let (renewing, later) = (session.clone(), time.clone());
+        clock.at_reading(reading, move || {
+            at_once(renewing.renew(&[])).unwrap();
+            later.advance(Duration::from_millis(2));
+        });
+        let lives = judge.end_if_over(id).await.unwrap();
+        if !clock.is_done() {
+            assert!(reading > 1, "no judgement without a clock");
+            break;
+        }
+        assert!(lives, "ended at reading {reading}, although it had been renewed in time");
+        session.renew(&[]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_judgement_in_the_middle_of_a_renewal_stands() {
+    let (place, time) = (Place::new(), VirtualClock::new());
+    let clock = Hooked::new(&time);
+    let owner = place.backend_with(FileOptions::new().clock(Arc::new(clock.clone())));
+    let options = FileOptions::new().clock(Arc::new(time.clone()));
+    let judge = Arc::new(FileStore::open(place.path(), options).unwrap());
+    let mut judged_over = 0;
+    for reading in 1.. {
+        let session = Client::open(&owner, TTL).await.session;
+        let id = session.id();
+        let (lived, later, judging) = (Arc::new(AtomicBool::new(true)), time.clone(), judge.clone());
+        let verdict = lived.clone();
+        clock.at_reading(reading, move || {
+            later.advance(TTL + Duration::from_millis(1));
+            verdict.store(at_once(judging.end_if_over(id)).unwrap(), Ordering::SeqCst);
+        });
+        let renewed = session.renew(&[]).await.is_ok();
+        if !clock.is_done() {
+            assert!(reading > 2, "the clock is read before and after the write");
+            break;
+        }
+        let lived = lived.load(Ordering::SeqCst);
+        assert!(lived || !renewed, "at reading {reading} it was ended, and renewed all the same");
+        assert!(!renewed, "at reading {reading} its deadline had passed");
+        assert!(!judge.end_if_over(id).await.unwrap(), "and it stays over");
+        judged_over += usize::from(!lived);
+    }
+    assert!(judged_over > 0);
 }
 
 /// Drives a future that never waits.

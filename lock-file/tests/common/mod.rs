@@ -1,5 +1,6 @@
 //! What the tests of this crate share: clients over the backend traits, and children that can be killed.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails has to stop")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
