@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::{RecordStore, Versioned, Written};
 use crate::backend::SessionId;
@@ -93,8 +94,8 @@ async fn judge(
             return Ok((applied, record));
         }
         for session in unknown {
-            if !liveness.contains_key(&session) {
-                liveness.insert(session, store.end_if_over(session).await?);
+            if let Entry::Vacant(entry) = liveness.entry(session) {
+                entry.insert(store.end_if_over(session).await?);
             }
         }
     }
