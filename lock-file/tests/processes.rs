@@ -150,7 +150,7 @@ async fn count(backend: &Arc<dyn Backend>, path: &Path) {
     let mut tasks = Vec::new();
     for _ in 0..4 {
         let (backend, path) = (backend.clone(), path.to_owned());
-        tasks.push(tokio::task::spawn(async move {
+        tasks.push(tokio::runtime::Handle::current().spawn(async move {
             let mut client = Client::open(&backend, LONG).await;
             for ticket in 1..=100 {
                 let token = client.acquire("counter", ticket).await;

@@ -50,7 +50,7 @@ async fn no_update_is_lost_between_tasks_of_one_process() {
     let mut tasks = Vec::new();
     for _ in 0..8 {
         let store = store.clone();
-        tasks.push(tokio::task::spawn(async move {
+        tasks.push(tokio::runtime::Handle::current().spawn(async move {
             for _ in 0..500 {
                 let mut current = store.read(&key("k")).await.unwrap();
                 loop {

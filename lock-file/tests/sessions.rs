@@ -245,11 +245,13 @@ async fn what_the_dead_left_is_swept() {
     assert!(fresh.exists(), "a young pipe may be about to get its record");
 }
 
+type Hook = Box<dyn FnOnce() + Send>;
+
 /// A clock that does something at one of its readings, before it is read.
 #[derive(Clone)]
 struct Hooked {
     time: VirtualClock,
-    hook: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    hook: Arc<Mutex<Option<Hook>>>,
     /// How many readings before that one.
     after: Arc<AtomicUsize>,
 }
