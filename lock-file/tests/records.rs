@@ -275,6 +275,23 @@ async fn idle_keys_are_removed_and_their_tokens_are_not_forgotten() {
 }
 
 #[tokio::test]
+async fn a_damaged_file_is_never_swept_and_keeps_no_other_from_it() {
+    let place = Place::new();
+    let backend = place.backend_with(FileOptions::new().idle_after(Duration::ZERO));
+    let client = Client::open(&backend, LONG).await;
+    client.take("k", 1).await;
+    client.release("k", 1).await;
+    let file = place.key_files().remove(0);
+    // The first of its shard, and the last.
+    let damaged = ["!", "zzz"].map(|name| file.with_file_name(name));
+    for file in &damaged {
+        std::fs::write(file, b"?").unwrap();
+    }
+    sweep_all(&client).await;
+    assert_eq!(place.key_files(), damaged);
+}
+
+#[tokio::test]
 async fn a_key_that_was_used_a_moment_ago_stays() {
     let place = Place::new();
     let client = Client::open(&place.backend(), LONG).await;
