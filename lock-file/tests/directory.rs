@@ -149,6 +149,11 @@ async fn child() {
             let error = refused(&dir, FileOptions::new());
             assert_eq!(*error.kind(), ErrorKind::Denied, "{error}");
         }
+        "elsewhen" => {
+            let error = refused(&dir, FileOptions::new());
+            assert_eq!(*error.kind(), ErrorKind::Misconfigured, "{error}");
+            assert!(error.to_string().contains("time namespace"), "{error}");
+        }
         "descriptors" => {
             let backend = lock_file::backend(&dir, FileOptions::new()).unwrap();
             let client = Client::open(&backend, LONG).await;
@@ -171,14 +176,20 @@ async fn child() {
 }
 
 fn run_child(task: &str, dir: &Path, user: Option<u32>) {
+    run_child_by(task, dir, user, &[]);
+}
+
+fn run_child_by(task: &str, dir: &Path, user: Option<u32>, wrapper: &[&str]) {
     // Where everybody may read it.
     let copy = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
     let program = copy.path().join("child");
     // By another process: a descriptor of ours, open for writing, could leak into what other tests start meanwhile.
     let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status();
     assert!(copied.unwrap().success());
-    let mut command = Command::new(program);
-    command.args(["--exact", "child"]).env("LOCK_FILE_CHILD", task).env("LOCK_FILE_DIR", dir);
+    let program = program.to_str().unwrap();
+    let words: Vec<_> = wrapper.iter().copied().chain([program, "--exact", "child"]).collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env("LOCK_FILE_CHILD", task).env("LOCK_FILE_DIR", dir);
     if let Some(user) = user {
         command.uid(user).gid(user);
     }
@@ -215,6 +226,21 @@ fn a_directory_that_may_not_be_opened_is_denied() {
     let place = Place::new();
     FileStore::open(place.path(), FileOptions::new()).unwrap();
     run_child("denied", &place.path(), Some(NOBODY));
+}
+
+#[test]
+fn another_time_namespace_is_refused() {
+    let elsewhen = ["unshare", "--time", "--fork", "--boottime", "1000"];
+    let works = is_root()
+        && Command::new(elsewhen[0]).args(&elsewhen[1..]).arg("true").status().is_ok_and(|s| s.success());
+    if !works {
+        return;
+    }
+    let place = Place::new();
+    FileStore::open(place.path(), FileOptions::new()).unwrap();
+    run_child_by("elsewhen", &place.path(), None, &elsewhen);
+    // It changed nothing.
+    FileStore::open(place.path(), FileOptions::new()).unwrap();
 }
 
 #[test]

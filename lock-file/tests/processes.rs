@@ -49,6 +49,7 @@ async fn child() {
             let claim = mutex("k", 1).term(Term::Fixed(Duration::from_secs(60)));
             say(granted(client.session.claim(&claim).await.unwrap()));
         }
+        ("churn", path) => churn(&backend, Path::new(path)).await,
         ("count", path) => count(&backend, Path::new(path)).await,
         other => panic!("{other:?}"),
     }
@@ -186,6 +187,56 @@ async fn counters_of_four_processes_add_up() {
     }
     let text = std::fs::read_to_string(counter.path()).unwrap();
     assert_eq!(text.split_once(' ').unwrap().0, "1600");
+}
+
+/// Takes and gives back, on a key that all share and on keys that come and go, and notes each token of the shared one.
+async fn churn(backend: &Arc<dyn Backend>, path: &Path) {
+    let mut log = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+    let mut client = Client::open(backend, LONG).await;
+    say("ready");
+    for ticket in (1..).step_by(2) {
+        let token = client.acquire("shared", ticket).await;
+        log.write_all(format!("{:016}\n", token.get()).as_bytes()).unwrap();
+        client.release("shared", ticket).await;
+        let other = format!("{}", ticket % 50);
+        client.acquire(&other, ticket + 1).await;
+        client.release(&other, ticket + 1).await;
+        if ticket % 20 == 1 {
+            client.session.renew(&[]).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn processes_that_are_killed_anywhere_leave_a_store_that_works() {
+    let place = Place::new();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let task = format!("churn {}", log.path().display());
+    let mut processes: Vec<_> = (0..3).map(|_| Process::start(&place, &task)).collect();
+    for process in &mut processes {
+        assert_eq!(process.hear(), "ready");
+    }
+    let clock = SystemClock::new();
+    for kill in 0..40_u64 {
+        // Anywhere in a cycle.
+        clock.sleep(Duration::from_micros(3_000 + kill * 7_919 % 5_000)).await;
+        let victim = processes.remove(0);
+        victim.signal(Signal::KILL);
+        victim.wait();
+        let mut next = Process::start(&place, &task);
+        assert_eq!(next.hear(), "ready");
+        processes.push(next);
+    }
+    drop(processes);
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    let tokens: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(tokens.len() > 100, "{}", tokens.len());
+    assert!(tokens.windows(2).all(|pair| pair[0] < pair[1]), "in the order in which they were written");
+    let client = Client::open(&place.backend(), LONG).await;
+    assert!(client.take("shared", 1).await.get() > tokens[tokens.len() - 1]);
+    for ticket in 2..52 {
+        client.take(&format!("{}", ticket - 2), ticket).await;
+    }
 }
 
 #[tokio::test]
