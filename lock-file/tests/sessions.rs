@@ -336,22 +336,27 @@ async fn a_judgement_in_the_middle_of_a_renewal_stands() {
     let options = FileOptions::new().clock(Arc::new(time.clone()));
     let judge = Arc::new(FileStore::open(place.path(), options).unwrap());
     let mut judged_over = 0;
-    for reading in 1.. {
+    // A judge that is quick, and one that has seen that it is over and will end it a moment later.
+    for (reading, quick) in (1..).flat_map(|reading| [(reading, true), (reading, false)]) {
         let session = Client::open(&owner, TTL).await.session;
         let id = session.id();
         let (lived, later, judging) = (Arc::new(AtomicBool::new(true)), time.clone(), judge.clone());
         let verdict = lived.clone();
         clock.at_reading(reading, move || {
             later.advance(TTL + Duration::from_millis(1));
-            verdict.store(at_once(judging.end_if_over(id)).unwrap(), Ordering::SeqCst);
+            let lives = at_once(judging.sight(id)).unwrap().lives;
+            if quick {
+                at_once(judging.end_if_over(id)).unwrap();
+            }
+            verdict.store(lives, Ordering::SeqCst);
         });
         let renewed = session.renew(&[]).await.is_ok();
         if !clock.is_done() {
-            assert!(reading > 2, "the clock is read before and after the write");
+            assert!(reading > 3, "the clock is read before the write, for the stamp, and after the write");
             break;
         }
         let lived = lived.load(Ordering::SeqCst);
-        assert!(lived || !renewed, "at reading {reading} it was ended, and renewed all the same");
+        assert!(lived || !renewed, "at reading {reading} it was found over, and renewed all the same");
         assert!(!renewed, "at reading {reading} its deadline had passed");
         assert!(!judge.end_if_over(id).await.unwrap(), "and it stays over");
         judged_over += usize::from(!lived);
