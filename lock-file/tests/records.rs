@@ -43,6 +43,17 @@ async fn a_write_needs_the_version_that_was_read() {
     assert_eq!(one.read(&key("k")).await.unwrap().bytes, b"b");
 }
 
+#[tokio::test]
+async fn a_descriptor_that_was_kept_does_not_answer_for_a_file_that_is_gone() {
+    let place = Place::new();
+    let (one, two) = (store(&place), store(&place));
+    put(&one, &key("k"), b"small").await;
+    put(&two, &key("k"), &[7; 5000]).await;
+    assert_eq!(one.read(&key("k")).await.unwrap().bytes, [7; 5000]);
+    std::fs::remove_file(&place.key_files()[0]).unwrap();
+    assert!(one.read(&key("k")).await.unwrap().bytes.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_update_is_lost_between_tasks_of_one_process() {
     let place = Place::new();

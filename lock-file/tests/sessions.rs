@@ -87,6 +87,8 @@ async fn a_closed_session_frees_its_locks_and_wakes_who_watches() {
     let (a, mut b) = (Client::open(&backend, LONG).await, Client::open(&backend, LONG).await);
     a.take("k", 1).await;
     queued(b.claim("k", 1, true).await);
+    // The watch opens the pipe before it is closed.
+    tokio::task::yield_now().await;
     a.session.close().await.unwrap();
     assert!(matches!(b.next_event().await, Event::Recheck(Ticket(1))), "the pipe's end is noticed");
     granted(b.claim("k", 1, true).await);
