@@ -94,8 +94,11 @@ impl Directory {
 
     /// Whether the path still leads here: a directory that was moved away and replaced is another store.
     pub(crate) fn is_in_place(&self) -> bool {
-        statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.identity)
+        match statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => (stat.st_dev, stat.st_ino) == self.identity,
+            // A path that may not be looked at (any more) says nothing.
+            Err(errno) => !matches!(errno, Errno::NOENT | Errno::NOTDIR),
+        }
     }
 
     /// The error for a system call that failed here.

@@ -169,8 +169,7 @@ impl Keys {
         }
         if record.len() > file.header().room() {
             // Renamed over the old file while that one is locked: whoever waits for it sees that it was replaced.
-            let mut header = Header::new(Kind::Key, path.encoded(), record.len());
-            header.incarnation = file.header().incarnation;
+            let header = Header::new(Kind::Key, path.encoded(), record.len());
             let whole = header.file(newest.generation + 1, record);
             return publish(&self.directory.keys, path.as_str(), self.directory.access, header, &whole)
                 .map(Replaced::Grown)

@@ -21,8 +21,9 @@ impl KeyPath {
     }
 
     pub(crate) fn of_encoded(encoded: String) -> KeyPath {
-        let mut path = shard_name(crc32fast::hash(encoded.as_bytes()) as u8);
-        path.push('/');
+        let shard = crc32fast::hash(encoded.as_bytes()) as u8;
+        let mut path = String::with_capacity(encoded.len() + 3 * (encoded.len() / LONGEST) + 3);
+        path.extend([hex_digit(shard >> 4), hex_digit(shard & 15), '/']);
         let mut rest = encoded.as_str();
         while let Some((chunk, after)) = rest.split_at_checked(LONGEST).filter(|(_, after)| !after.is_empty())
         {
@@ -56,7 +57,11 @@ impl KeyPath {
 
 /// The name of one of the 256 directories that share the keys among them.
 pub(crate) fn shard_name(number: u8) -> String {
-    format!("{number:02x}")
+    [hex_digit(number >> 4), hex_digit(number & 15)].iter().collect()
+}
+
+fn hex_digit(number: u8) -> char {
+    char::from_digit(number.into(), 16).unwrap_or('0')
 }
 
 /// Whether an entry is a directory of long keys.

@@ -57,7 +57,8 @@ impl Sweeper {
                 else {
                     return Ok(());
                 };
-                keys.remove_if_disposable(&path, sessions, &mut raised)?;
+                // One that cannot be read must not keep the others from being swept.
+                let _ = keys.remove_if_disposable(&path, sessions, &mut raised);
             }
         }
         keys.remove_abandoned(&dir);

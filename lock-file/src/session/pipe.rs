@@ -56,10 +56,16 @@ pub(super) async fn listen(session: SessionId, pipe: Receiver, capacity: usize, 
             // The runtime shuts down.
             return;
         }
-        let Ok(read) = pipe.try_read(&mut buffer) else { continue };
-        if read == 0 {
-            return;
-        }
+        let read = match pipe.try_read(&mut buffer) {
+            Ok(0) => return,
+            Ok(read) => read,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(_) => {
+                // Nothing more will come: the engine's own rechecks have to do.
+                sink.send(Event::Gap);
+                return;
+            }
+        };
         let mut complete = true;
         for message in message::decode_all(session, &buffer[..read]) {
             match message {

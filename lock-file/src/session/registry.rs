@@ -117,8 +117,9 @@ impl Sessions {
                 None => (name.as_str(), false),
             };
             match id.parse() {
-                Ok(id) if is_pipe => self.sweep_pipe(id)?,
-                Ok(id) => drop(self.end_if_over(id)?),
+                // One that cannot be read must not keep the others from being swept.
+                Ok(id) if is_pipe => drop(self.sweep_pipe(id)),
+                Ok(id) => drop(self.end_if_over(id)),
                 Err(_) if name.starts_with(TEMPORARY) && self.is_abandoned(name) => {
                     let _ = unlinkat(&self.directory.sessions, &**name, AtFlags::empty());
                 }
