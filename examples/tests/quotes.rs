@@ -30,7 +30,7 @@ fn check(page: &str) -> usize {
 }
 
 fn linked(line: &str) -> Option<&str> {
-    Some(line.split_once("(../examples/src/bin/")?.1.split_once(')')?.0)
+    Some(line.split_once("../examples/src/bin/")?.1.split_once(')')?.0)
 }
 
 fn plain<'a>(lines: impl Iterator<Item = &'a str>) -> String {
@@ -45,4 +45,9 @@ fn the_recipes_quote_the_programs() {
 #[test]
 fn the_page_on_fencing_quotes_the_program() {
     assert_eq!(check("fencing.md"), 1);
+}
+
+#[test]
+fn the_page_on_the_memory_store_quotes_the_program() {
+    assert_eq!(check("backends/memory.md"), 2);
 }

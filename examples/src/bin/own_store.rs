@@ -13,7 +13,7 @@ use fencepost::backend::records::{RecordSession, RecordStore, Records, Sight, Ve
 use fencepost::backend::table::{Input, Notice, SessionCommand, SessionOutcome, SessionRecord};
 use fencepost::backend::{Backend, Clock, Event, EventSink, Query, SessionOptions, SystemClock};
 use fencepost::{
-    BackendInfo, Capabilities, Connector, Error, Fencing, LockKey, Page, Registry, Result, SessionId,
+    BackendInfo, Capabilities, Connector, Error, Fencing, LockKey, Page, Reason, Registry, Result, SessionId,
     StoreUrl,
 };
 
@@ -88,6 +88,9 @@ impl RecordStore for Shelf {
     async fn open(&self, options: &SessionOptions, sink: EventSink) -> Result<Arc<dyn RecordSession>> {
         let record = SessionRecord::open(options.id, now(), micros(options.ttl), options.info.clone());
         self.contents().sessions.entry(options.id).or_insert((record, sink));
+        if !self.step(options.id, SessionCommand::EndIfExpired) {
+            return Err(Error::session_lost(Reason::SessionEnded));
+        }
         Ok(Arc::new(Reader { shelf: self.clone(), id: options.id, ttl: options.ttl }))
     }
 
