@@ -28,7 +28,7 @@ pub enum Event {
     /// renewal, as [`Reason::Forgotten`].
     Revoked(Ticket, Reason),
     /// Somebody waits for what this claim holds. It names the key as well: the engine may not know the claim, and then
-    /// has to release it.
+    /// has to release it. Never of a hold with a fixed end: its engine has forgotten it, and would release it.
     Wanted(ClaimRef),
     /// Events may have been missed.
     Gap,
