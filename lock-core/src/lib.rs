@@ -1,7 +1,16 @@
 //! The contract, the engine and the lock table of fencepost.
 //!
 //! Applications depend on `fencepost`, which re-exports what they need. This crate is for whoever writes a store of
-//! their own ([`Backend`], [`Session`], [`Connector`]) or reads how the others work.
+//! their own or reads how the others work.
+//!
+//! A store of one's own begins with a choice:
+//!
+//! - It can replace a record if nobody else was quicker: implement [`records::RecordStore`], some 130 lines. The
+//!   [`table`] runs in the client and brings queue, tokens, readers-writer locks and semaphores.
+//! - It runs scripts or functions, or has an order of its own: implement [`Backend`] and [`Session`].
+//!
+//! Either is reached by URL through a [`Connector`], or directly by [`LockClient::builder`]. The programs `own_store` and
+//! `own_backend` among the project's examples are one of each.
 
 #![forbid(unsafe_code)]
 

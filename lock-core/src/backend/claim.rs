@@ -116,7 +116,7 @@ pub enum Claimed {
         /// Whatever the store's own extras need to prove it.
         proof: Proof,
     },
-    /// The claim waits in the queue.
+    /// The claim waits in the queue. A store without a queue remembers that it waits, so that `renew` can say so.
     Queued {
         /// When to claim again without having been told: for the head of a pushing store's queue, when the holder
         /// would expire; for a polling store, its interval. `None`: not before an event or a `renew` says so.

@@ -24,10 +24,11 @@ pub enum Event {
     },
     /// Something changed for a waiting claim: claim it again to learn how it stands.
     Recheck(Ticket),
-    /// A hold was ended, or a waiting claim removed.
+    /// A hold was ended, or a waiting claim removed. Where a store cannot tell, its holder learns it by the next
+    /// renewal, as [`Reason::Forgotten`].
     Revoked(Ticket, Reason),
     /// Somebody waits for what this claim holds. It names the key as well: the engine may not know the claim, and then
-    /// has to release it.
+    /// has to release it. Never of a hold with a fixed end: its engine has forgotten it, and would release it.
     Wanted(ClaimRef),
     /// Events may have been missed.
     Gap,
@@ -58,7 +59,8 @@ impl EventSink {
         EventSink(Arc::new(receive))
     }
 
-    /// Sends an event. Returns at once; events sent after the session's end go nowhere.
+    /// Sends an event. Returns at once and never calls the backend, so that it may be called under a lock of the
+    /// backend's own; events sent after the session's end go nowhere.
     pub fn send(&self, event: Event) {
         (self.0)(event);
     }

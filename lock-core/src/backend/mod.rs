@@ -48,7 +48,8 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Opens a session: one unit of liveness for many locks.
     ///
     /// Opening the same [`SessionId`] again is the retry after a lost reply: it finds the session that the first
-    /// call made, or makes it. Events may be sent to the sink before this call returns.
+    /// call made, or makes it. One that it finds and that is over is an error
+    /// ([`SessionLost`](crate::ErrorKind::SessionLost)). Events may be sent to the sink before this call returns.
     async fn open(&self, options: &SessionOptions, sink: EventSink) -> Result<Opened>;
 
     /// Looks for settings under which a lock can be lost. What may not be read is a [`Severity::Unknown`] finding,

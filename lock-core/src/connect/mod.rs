@@ -21,6 +21,8 @@ pub trait Connector: Debug + Send + Sync + 'static {
     fn schemes(&self) -> &[&'static str];
 
     /// Connects, and returns once the store has answered. The caller bounds it by `connect_timeout`.
+    ///
+    /// Called once for each client. Clients of stores that live in this process share one if the connector keeps it.
     async fn connect(&self, url: &mut StoreUrl) -> Result<Arc<dyn Backend>>;
 }
 

@@ -16,7 +16,8 @@ use crate::key::LockKey;
 use crate::table::{Command, Holder, Input, KeyRecord, Outcome};
 use crate::token::FencingToken;
 
-/// A backend whose every key is one record in a store.
+/// A backend whose every key is one record in a store: `Arc::new(Records::new(store))` is what a
+/// [`Connector`](crate::Connector) returns. Queue, tokens, readers-writer locks and semaphores are the lock table's.
 #[derive(Clone, Debug)]
 pub struct Records<S> {
     store: Arc<S>,

@@ -26,10 +26,13 @@ use crate::table::{Input, Notice};
 /// A store of records that can be replaced if they are still the ones that were read.
 #[async_trait]
 pub trait RecordStore: Debug + Send + Sync + 'static {
-    /// What the store is called, and what it can promise.
+    /// What the store is called, and what it can promise. The table brings [`fair`](crate::Capabilities::fair) and
+    /// [`fixed_terms`](crate::Capabilities::fixed_terms); [`push`](crate::Capabilities::push) is the store's, if its
+    /// [`notify`](RecordStore::notify) reaches every session.
     fn info(&self) -> BackendInfo;
 
-    /// The readings by which the next command is judged. `now` may never go back in the life of the store's data.
+    /// The readings by which the next command is judged. `now` may never go back in the life of the store's data, and
+    /// is one clock for all its clients: the server's, or the boot time of the one host that they share.
     async fn input(&self) -> Result<Input>;
 
     /// A key's record. One that was never written has the store's version for absence and no bytes.
@@ -44,16 +47,21 @@ pub trait RecordStore: Debug + Send + Sync + 'static {
     /// Where a key's record is kept: for the error about a damaged one.
     fn place(&self, key: &LockKey) -> String;
 
-    /// Opens a session, or finds the one that an earlier call with the same id opened.
+    /// Opens a session, or finds the one that an earlier call with the same id opened. One that it finds and that is
+    /// over is an error ([`SessionLost`](crate::ErrorKind::SessionLost)), never opened again.
     async fn open(&self, options: &SessionOptions, sink: EventSink) -> Result<Arc<dyn RecordSession>>;
 
     /// How a session looks from outside. Changes nothing.
     async fn sight(&self, session: SessionId) -> Result<Sight>;
 
-    /// Ends a session if its time is over, irrevocably, and says whether it lives. An unknown session is over.
+    /// Ends a session if its time is over, irrevocably, and says whether it lives. An unknown session is over. Look and
+    /// end are one atomic step: a renewal comes before it, and counts, or after it, and fails.
     async fn end_if_over(&self, session: SessionId) -> Result<bool>;
 
-    /// Tells a session something about its claim on this key, if there is a way to: best effort, for a lost notice is repaired by the next renewal.
+    /// Tells a session something about its claim on this key, if there is a way to: [`Event::from_notice`] into its
+    /// sink. Best effort, for a lost notice is repaired by the next renewal.
+    ///
+    /// [`Event::from_notice`]: crate::Event::from_notice
     async fn notify(&self, _key: &LockKey, _notice: &Notice) {}
 
     /// As [`Backend::probe`](crate::Backend::probe).
@@ -71,24 +79,26 @@ pub trait RecordSession: Debug + Send + Sync + 'static {
     /// The TTL in force.
     fn ttl(&self) -> Duration;
 
-    /// Renews it, and returns whether it lives. One that was ended stays ended.
+    /// Renews it, and returns whether it lives. One that was ended stays ended, and so does one of which
+    /// [`lives`](RecordSession::lives) or [`RecordStore::end_if_over`] once said that it is over.
     async fn renew(&self) -> Result<bool>;
 
-    /// Whether it has neither been ended nor expired.
+    /// Whether it has neither been ended nor expired. `false` is final: commands are judged by it.
     async fn lives(&self) -> Result<bool>;
 
     /// Ends it.
     async fn close(&self) -> Result<()>;
 
     /// Sends [`Event::Recheck`](crate::Event::Recheck) for a ticket as soon as one of these sessions is over: also
-    /// when it is over already. Replaces what was watched for that ticket; best effort.
+    /// when it is over already. Replaces what was watched for that ticket; best effort: without it, whoever waits looks
+    /// again when the holder's lease would have ended.
     fn watch(&self, _ticket: Ticket, _sessions: &[SessionId]) {}
 
     /// Stops watching for a ticket.
     fn unwatch(&self, _ticket: Ticket) {}
 }
 
-/// A record's version: whatever changes with every write, a counter or a random number.
+/// A record's version: whatever changes with every write and never comes back, a counter or a random number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version(pub u128);
 
@@ -99,7 +109,8 @@ pub struct Versioned {
     pub version: Version,
     /// Its bytes; empty where there is none.
     pub bytes: Vec<u8>,
-    /// The smallest fence that a record made anew has to begin with, where this one is absent.
+    /// The smallest fence that a record made anew has to begin with, where this one is absent: 0 in a store that never
+    /// removes a record.
     pub floor: u64,
 }
 

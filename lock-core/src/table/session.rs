@@ -79,6 +79,9 @@ impl SessionRecord {
     }
 
     /// Applies a command. An instant before the stamp counts as the stamp's.
+    ///
+    /// A renewal revives a session that has expired and that nobody has ended. Where others take expiry alone for its
+    /// end, apply [`SessionCommand::EndIfExpired`] before it.
     pub fn apply(&mut self, now: u64, command: SessionCommand) -> SessionOutcome {
         match command {
             SessionCommand::Renew if !self.ended => self.stamp = self.stamp.max(now),
