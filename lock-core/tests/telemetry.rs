@@ -1,6 +1,7 @@
 //! Metrics under their documented names.
 
 #![cfg(feature = "metrics")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,7 @@ fn every_metric_has_its_name_and_its_labels() {
                 key.key().name() == name
                     && label.is_none_or(|label| key.key().labels().any(|l| l.value() == label))
             })
-            .map(|(.., value)| value)
-            .unwrap_or_else(|| panic!("no {name} {label:?}"))
+            .map_or_else(|| panic!("no {name} {label:?}"), |(.., value)| value)
     };
     assert_eq!(find(telemetry::ACQUIRED, None), &DebugValue::Counter(3));
     assert_eq!(find(telemetry::BUSY, None), &DebugValue::Counter(1));

@@ -75,7 +75,7 @@ async fn whoever_loses_patience_with_a_store_that_is_away_hears_that_and_not_bus
     world.pass(secs(3)).await;
     let error = waiter.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::Unavailable);
-    assert_eq!((error.key().map(|key| key.as_str()), error.endpoint()), (Some("k"), Some("memory:")));
+    assert_eq!((error.key().map(lock_core::LockKey::as_str), error.endpoint()), (Some("k"), Some("memory:")));
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ async fn prefixes_keep_clients_apart() {
     let _two = ab.mutex("c").unwrap().try_acquire().await.unwrap().unwrap();
     let _three = plain.mutex("a/b/c").unwrap().try_acquire().await.unwrap().unwrap();
     let listed = a.list("", None, 10).await.unwrap().keys;
-    assert_eq!(listed.iter().map(|key| key.as_str()).collect::<Vec<_>>(), ["b/c"]);
+    assert_eq!(listed.iter().map(lock_core::LockKey::as_str).collect::<Vec<_>>(), ["b/c"]);
     assert_eq!(a.inspect("b/c").await.unwrap().key.as_str(), "b/c");
     assert!(plain.inspect("b/c").await.unwrap().is_idle());
 }
@@ -98,7 +98,7 @@ async fn inspect_shows_holders_waiters_and_notes() {
     rest().await;
     let state = world.client.inspect("k").await.unwrap();
     assert_eq!(state.holders[0].token, guard.token());
-    assert_eq!(state.holders[0].note.as_ref().map(|note| note.as_str()), Some("load of May"));
+    assert_eq!(state.holders[0].note.as_ref().map(lock_core::Note::as_str), Some("load of May"));
     assert_eq!(state.queue[0].info.as_ref().and_then(|info| info.name()), Some("etl"));
     assert_eq!((state.capacity, state.fence), (Some(1), Some(guard.token())));
     waiter.abort();
@@ -133,7 +133,7 @@ async fn shutdown_says_what_it_had_to_leave() {
     let ending = tokio::spawn(async move { client.shutdown(secs(3)).await });
     world.pass(secs(3)).await;
     let left = ending.await.unwrap();
-    assert_eq!(left.iter().map(|key| key.as_str()).collect::<Vec<_>>(), ["k"]);
+    assert_eq!(left.iter().map(lock_core::LockKey::as_str).collect::<Vec<_>>(), ["k"]);
 }
 
 #[tokio::test]
