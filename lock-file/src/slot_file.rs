@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fstat, fsync, openat, openat2, renameat, statx, unlinkat,
+    AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fdatasync, fstat, openat, openat2, renameat, statx, unlinkat,
 };
 use rustix::io::{Errno, pread, pwrite};
 
@@ -66,8 +66,9 @@ pub(crate) fn publish(
     let placed = access
         .share(&file)
         .and_then(|()| write_all(&file, whole, 0))
-        // Once in the life of a directory: without this file, none of it could be used after a power loss.
-        .and_then(|()| if header.kind == Kind::Store { fsync(&file) } else { Ok(()) })
+        // Only when a file is made: a power loss must not leave its name without its content, for an empty file is a
+        // damaged one. A session dies with the machine, so its file may.
+        .and_then(|()| if header.kind == Kind::Session { Ok(()) } else { fdatasync(&file) })
         .and_then(|()| renameat(&parent, &*temporary, &parent, path));
     match placed {
         Ok(()) => Ok(SlotFile { file, header }),
