@@ -38,7 +38,8 @@ Exit status: the command's own (128 + n when signal n ended it), or
 
 Not covered: a process that leaves its group by setsid; killing both fencepost and its guard;
 stopping the guard; the first instants after the whole machine was frozen past the deadline.
-There only the token helps.";
+There only the token helps.
+";
 
 const STORE: &str = "\
 The store of the locks, such as file:///var/lib/app/locks [default: $FENCEPOST_URL; without it a directory of this user \

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fencepost::backend::{BootTime, Clock, SystemClock};
-use fencepost::{Guard, HoldState, Reason};
+use fencepost::{End, Guard, HoldState, Reason};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::link::{Order, Report};
@@ -46,9 +46,7 @@ impl Supervision<'_> {
     /// Returns when nothing is left of the command's group.
     pub(crate) async fn until_gone(mut self) -> Ended {
         let clock = SystemClock::new();
-        let mut lost = std::pin::pin!(self.guard.lost());
         let mut patience = std::pin::pin!(time_is_over(&clock, self.timeout));
-        // Each of these is polled to its end once.
         let (mut is_lost, mut is_late) = (None, false);
         let (mut group, mut status) = (None, None);
         loop {
@@ -85,16 +83,18 @@ impl Supervision<'_> {
                     Came::Signal(Signal::CONT) => self.resume(group),
                     Came::Signal(signal) => self.ward.tell(Order::Signal(signal.as_raw())),
                 },
-                state = self.guard.extended(self.told), if is_lost.is_none() => {
-                    if let HoldState::Held { until } | HoldState::AtRisk { until } = state {
+                state = self.guard.extended(self.told), if is_lost.is_none() => match state {
+                    HoldState::Held { until } | HoldState::AtRisk { until } => {
                         self.told = until;
                         self.ward.tell(Order::Until(until));
                     }
-                },
-                reason = &mut lost, if is_lost.is_none() => {
-                    is_lost = Some(reason);
-                    self.voice.lost(self.guard.key(), reason);
-                    self.ward.tell(Order::End);
+                    HoldState::Ended(End::Lost(reason)) => {
+                        is_lost = Some(reason);
+                        self.voice.lost(self.guard.key(), reason);
+                        self.ward.tell(Order::End);
+                    }
+                    // Nobody else releases it.
+                    _ => is_lost = Some(Reason::Released),
                 },
                 () = &mut patience, if !is_late => {
                     is_late = true;
@@ -116,11 +116,12 @@ impl Supervision<'_> {
     /// shell waits for this process, so this one stops, too.
     fn suspended(&mut self, group: Option<Pid>, signal: i32) {
         let wants_terminal = [Signal::TTIN, Signal::TTOU].iter().any(|named| named.as_raw() == signal);
-        if let Some(group) = group.filter(|_| wants_terminal && self.terminal.is_ours()) {
-            if self.terminal.lend(group) {
-                self.ward.tell(Order::Signal(Signal::CONT.as_raw()));
-                return;
-            }
+        // It may have it by now: what is told here happened a moment ago.
+        if group
+            .is_some_and(|group| wants_terminal && (self.terminal.is_of(group) || self.terminal.lend(group)))
+        {
+            self.ward.tell(Order::Signal(Signal::CONT.as_raw()));
+            return;
         }
         if !wants_terminal && signal != Signal::TSTP.as_raw() {
             return;

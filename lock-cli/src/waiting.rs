@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fencepost::backend::{Clock, SystemClock};
 use fencepost::{
-    AcquireOptions, Error, ErrorKind, Guard, Lock, LockClient, LockKey, LockState, Result, Wait,
+    AcquireOptions, Error, ErrorKind, Guard, HolderState, Lock, LockClient, LockKey, LockState, Result, Wait,
 };
 use rustix::process::Signal;
 
@@ -151,21 +151,20 @@ async fn show(client: &LockClient, key: &LockKey, voice: Voice) -> Infallible {
     }
 }
 
+/// What matters most comes first: the rest may be cut off.
 fn described(state: &LockState, waited: Duration) -> String {
-    let mut text = format!("fencepost: waiting for {} since {}s", state.key, waited.as_secs());
-    if let Some(holder) = state.holders.first() {
-        match &holder.info {
-            Some(info) => text.push_str(&format!(", held by {info}")),
-            None => text.push_str(", held by another"),
-        }
-        if let Some(note) = &holder.note {
-            text.push_str(&format!(": {}", note.as_str().escape_debug()));
-        }
-        match state.holders.len() {
-            1 => {}
-            more => text.push_str(&format!(" and {} more", more - 1)),
-        }
+    let mut text = format!("fencepost: {} is held by ", state.key);
+    match state.holders.first() {
+        Some(HolderState { info: Some(info), .. }) => text.push_str(&info.to_string()),
+        _ => text.push_str("another"),
     }
+    if state.holders.len() > 1 {
+        text.push_str(&format!(" and {} more", state.holders.len() - 1));
+    }
+    if let Some(note) = state.holders.first().and_then(|holder| holder.note.as_ref()) {
+        text.push_str(&format!(": {}", note.as_str().escape_debug()));
+    }
+    text.push_str(&format!("; waiting since {}s", waited.as_secs()));
     text
 }
 
@@ -176,8 +175,9 @@ struct Line {
 
 impl Line {
     fn paint(&mut self, text: &str) {
-        let width =
-            rustix::termios::tcgetwinsize(stderr()).map_or(80, |size| usize::from(size.ws_col).max(20));
+        let width = rustix::termios::tcgetwinsize(stderr()).map_or(0, |size| usize::from(size.ws_col));
+        // Some terminals do not say how wide they are.
+        let width = if width < 2 { 80 } else { width };
         // A line that is broken cannot be rewritten.
         let shown: String = text.chars().take(width - 1).collect();
         let _ = write!(stderr(), "\r\x1b[K{shown}");
