@@ -55,12 +55,6 @@ impl Failure {
         }
         Failure::new(code(error.kind(), in_directory), format!("{text}; nothing was run"))
     }
-
-    /// For a signal that ended the waiting, as a shell says it.
-    pub(crate) fn interrupted(signal: i32) -> Failure {
-        let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
-        Failure::new(code, format!("ended by signal {signal} before the lock was granted; nothing was run"))
-    }
 }
 
 fn code(kind: &ErrorKind, in_directory: bool) -> u8 {
@@ -94,6 +88,16 @@ mod tests {
         let denied = Error::new(ErrorKind::Denied, "no");
         assert_eq!(Failure::of(&denied, true).code, DIRECTORY);
         assert_eq!(Failure::of(&denied, false).code, REFUSED);
+    }
+
+    #[test]
+    fn a_store_that_is_away_and_one_that_refuses_differ() {
+        let code = |kind| Failure::of(&Error::new(kind, "x"), false).code;
+        assert_eq!(code(ErrorKind::Unavailable), UNAVAILABLE);
+        assert_eq!(code(ErrorKind::TimedOut), UNAVAILABLE);
+        assert_eq!(code(ErrorKind::Unsafe), REFUSED);
+        assert_eq!(code(ErrorKind::Misconfigured), CONFIG);
+        assert_eq!(code(ErrorKind::WaitTimedOut(Box::default())), BUSY);
     }
 
     #[test]

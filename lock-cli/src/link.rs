@@ -70,6 +70,8 @@ pub(crate) enum Report {
     Gone {
         /// It was ended because the lease was about to.
         by_deadline: bool,
+        /// Some of its descendants had left the group, and live.
+        strays: bool,
     },
 }
 
@@ -112,18 +114,18 @@ impl Report {
             Report::NotStarted(errno) => [2, number(errno), 0, 0, 0, 0],
             Report::Stopped(signal) => [3, number(signal), 0, 0, 0, 0],
             Report::Exited(status) => [4, u64::from(status), 0, 0, 0, 0],
-            Report::Gone { by_deadline } => [5, u64::from(by_deadline), 0, 0, 0, 0],
+            Report::Gone { by_deadline, strays } => [5, u64::from(by_deadline), u64::from(strays), 0, 0, 0],
         })
     }
 
     pub(crate) fn decode(message: &[u8; SIZE]) -> Option<Report> {
-        let [kind, value, ..] = words(message);
+        let [kind, value, more, ..] = words(message);
         Some(match kind {
             1 => Report::Started(i32::try_from(value).ok()?),
             2 => Report::NotStarted(i32::try_from(value).ok()?),
             3 => Report::Stopped(i32::try_from(value).ok()?),
             4 => Report::Exited(u8::try_from(value).ok()?),
-            5 => Report::Gone { by_deadline: value != 0 },
+            5 => Report::Gone { by_deadline: value != 0, strays: more != 0 },
             _ => return None,
         })
     }
@@ -177,7 +179,8 @@ mod tests {
             Report::NotStarted(2),
             Report::Stopped(20),
             Report::Exited(255),
-            Report::Gone { by_deadline: true },
+            Report::Gone { by_deadline: true, strays: false },
+            Report::Gone { by_deadline: false, strays: true },
         ] {
             assert_eq!(Report::decode(&report.encode()), Some(report));
         }

@@ -12,6 +12,7 @@ compile_error!(
 
 mod args;
 mod exit;
+mod findings;
 mod guard;
 mod link;
 mod run;

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use fencepost::backend::{BootTime, Clock, SystemClock};
-use fencepost::{AcquireOptions, End, Guard, HoldState, LockKey, Mode, Note, Wait};
+use fencepost::{AcquireOptions, End, Guard, HoldState, LockKey, Mode, Note, Reason, Wait};
+
+use rustix::process::Signal;
 
 use crate::args::Run;
 use crate::exit::{BUSY, Failure, LOST, SYSTEM, TIMED_OUT, USAGE, not_started};
@@ -39,7 +41,7 @@ pub(crate) fn run(on: Option<&str>, asked: &Run) -> ExitCode {
 }
 
 async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) -> Result<u8, Failure> {
-    let cannot = |error: std::io::Error| refused("start the guard process", &error);
+    let cannot = |error: std::io::Error| refused("start the guard process (by /proc/self/exe)", &error);
     let options = options(asked)?;
     let children = Signals::of_children().map_err(cannot)?;
     // First of all, so that it is ready when the lock is held.
@@ -48,7 +50,7 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
     let ttl = asked.ttl.map(|ttl| humantime::format_duration(ttl).to_string());
     let asked_of_store =
         Asked { on, ttl: ttl.as_deref(), name: asked.name.as_deref(), usual_name: &asked.program_name() };
-    let store = Store::connect(asked_of_store, voice).await?;
+    let store = signals.unless_ended(Store::connect(asked_of_store, voice)).await.map_err(interrupted)??;
     let wish = Wish {
         key,
         want: want(asked),
@@ -57,7 +59,8 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
         busy_code: asked.busy_code.unwrap_or(BUSY),
         in_directory: store.is_directory(),
     };
-    let guard = match wish.fulfil(&store.client, &mut signals, voice).await {
+    let granted = signals.unless_ended(wish.fulfil(&store.client, voice)).await.map_err(interrupted);
+    let guard = match granted.and_then(|granted| granted) {
         Ok(guard) => guard,
         Err(failure) => {
             store.client.shutdown(FAREWELL).await;
@@ -99,7 +102,7 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
 /// Gives the lock back, and says what the exit status is.
 async fn settle(ended: Ended, guard: Guard, asked: &Run, voice: Voice) -> Result<u8, Failure> {
     let key = guard.key().clone();
-    let lost = |why: &dyn std::fmt::Display, what| {
+    let lost = |why: &dyn std::fmt::Display, what: &str| {
         Failure::new(LOST, format!("lost {key}: {why}; {what}. Look at what it did before you run it again"))
     };
     let released = guard.release().await;
@@ -112,6 +115,7 @@ async fn settle(ended: Ended, guard: Guard, asked: &Run, voice: Voice) -> Result
     match (ended, released) {
         (Ended::Lost(reason), _) => Err(lost(&reason, "the command was ended")),
         (Ended::LeaseEnding, _) => {
+            voice.lost(&key, Reason::Expired);
             Err(lost(&"no renewal was acknowledged before its lease came to an end", "the command was ended"))
         }
         (Ended::ByItself(_), Ok(End::Lost(reason))) => {
@@ -192,6 +196,14 @@ fn options(asked: &Run) -> Result<AcquireOptions, Failure> {
         )),
         _ => Ok(options),
     }
+}
+
+fn interrupted(signal: Signal) -> Failure {
+    let code = u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX);
+    Failure::new(
+        code,
+        format!("ended by signal {} before the lock was granted; nothing was run", signal.as_raw()),
+    )
 }
 
 fn refused(what: &str, error: &std::io::Error) -> Failure {

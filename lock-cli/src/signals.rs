@@ -1,11 +1,13 @@
 //! [`Signals`]: those that are not left to do what they usually do.
 
 use std::future::poll_fn;
-use std::io::Result;
+use std::io;
 use std::task::Poll;
 
 use rustix::process::Signal as Named;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::ward::reap_orphans;
 
 /// The ones that are passed on to the command.
 const PASSED_ON: [Named; 9] = [
@@ -38,16 +40,16 @@ pub(crate) enum Came {
 impl Signals {
     /// Catches them, but for those that were ignored when this process was started: so `nohup` stays what it is, and a
     /// shell's background job does not hear the terminal's interrupt.
-    pub(crate) fn catch(children: Signal) -> Result<Signals> {
+    pub(crate) fn catch(children: Signal) -> io::Result<Signals> {
         let ignored = ignored();
         let caught = PASSED_ON.into_iter().filter(|named| ignored >> (named.as_raw() - 1) & 1 == 0);
         let sources = caught.map(|named| Ok((named, signal(SignalKind::from_raw(named.as_raw()))?)));
-        Ok(Signals { sources: sources.collect::<Result<_>>()?, children })
+        Ok(Signals { sources: sources.collect::<io::Result<_>>()?, children })
     }
 
     /// The end of children, which has to be watched for before the first is started: if this process was told to ignore
     /// it, the system would reap them by itself, and nobody would learn their status.
-    pub(crate) fn of_children() -> Result<Signal> {
+    pub(crate) fn of_children() -> io::Result<Signal> {
         signal(SignalKind::child())
     }
 
@@ -65,6 +67,25 @@ impl Signals {
             self.children.poll_recv(context).map(|_| Came::Child)
         })
         .await
+    }
+}
+
+impl Signals {
+    /// Does something, unless a signal wants this process to end: then that signal.
+    pub(crate) async fn unless_ended<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Named> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                came = self.next() => match came {
+                    Came::Signal(Named::TSTP) => stop(),
+                    Came::Signal(Named::CONT | Named::WINCH) => {}
+                    Came::Signal(signal) => return Err(signal),
+                    Came::Child => reap_orphans(),
+                },
+            }
+        }
     }
 }
 

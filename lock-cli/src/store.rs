@@ -13,6 +13,7 @@ use fencepost::{LockClient, Registry, Result, StoreUrl};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::exit::{CONFIG, DIRECTORY, Failure};
+use crate::findings::Findings;
 use crate::say::Voice;
 
 /// The variable that names the store.
@@ -29,12 +30,12 @@ impl Store {
     pub(crate) async fn connect(asked: Asked<'_>, voice: Voice) -> Result<Store, Failure> {
         let url = asked.url(voice)?;
         let directories = Directories::default();
+        // Only until it is connected: later warnings are for programs that hold many locks. There is but one thread.
+        let _said = tracing::subscriber::set_default(Findings(voice));
         let client = Registry::new().with(directories.clone()).connect(&url).await.map_err(|error| {
-            let failure = Failure::of(&error, directories.unusable.load(Ordering::Relaxed));
-            match directories.unusable.load(Ordering::Relaxed) {
-                true => Failure { code: DIRECTORY, ..failure },
-                false => failure,
-            }
+            let unusable = directories.unusable.load(Ordering::Relaxed);
+            let failure = Failure::of(&error, unusable);
+            if unusable { Failure { code: DIRECTORY, ..failure } } else { failure }
         })?;
         Ok(Store { client, directories })
     }

@@ -64,7 +64,13 @@ impl Supervision<'_> {
                         self.terminal.take_back();
                         self.voice.child_exit(code);
                     }
-                    Some(Report::Gone { by_deadline }) => {
+                    Some(Report::Gone { by_deadline, strays }) => {
+                        if strays {
+                            self.voice.warn(
+                                "a process that the command started has left its group (setsid) and goes on without the \
+                                 lock: have it stay in front, as most daemons can",
+                            );
+                        }
                         return match (is_lost, status) {
                             (Some(reason), _) => Ended::Lost(reason),
                             _ if by_deadline => Ended::LeaseEnding,

@@ -8,13 +8,10 @@ use fencepost::backend::{Clock, SystemClock};
 use fencepost::{
     AcquireOptions, Error, ErrorKind, Guard, HolderState, Lock, LockClient, LockKey, LockState, Result, Wait,
 };
-use rustix::process::Signal;
 
 use crate::exit::Failure;
 use crate::say::Voice;
-use crate::signals::{Came, Signals, stop};
 use crate::terminal::Terminal;
-use crate::ward::reap_orphans;
 
 /// Who waits longer than this on a terminal is told for whom.
 const A_MOMENT: Duration = Duration::from_secs(1);
@@ -48,30 +45,15 @@ pub(crate) struct Wish<'a> {
 }
 
 impl Wish<'_> {
-    /// Acquires it, unless patience is over or a signal says to stop.
-    pub(crate) async fn fulfil(
-        &self,
-        client: &LockClient,
-        signals: &mut Signals,
-        voice: Voice,
-    ) -> Result<Guard, Failure> {
-        let mut acquired = std::pin::pin!(self.acquire(client));
-        let mut shown = std::pin::pin!(show(client, self.key, voice));
-        loop {
-            tokio::select! {
-                biased;
-                acquired = &mut acquired => return acquired.map_err(|error| match error.busy() {
-                    Some(busy) => Failure::busy(self.busy_code, self.key, busy.clone()),
-                    None => Failure::of(&error, self.in_directory),
-                }),
-                came = signals.next() => match came {
-                    Came::Signal(Signal::TSTP) => stop(),
-                    Came::Signal(signal) if ends(signal) => return Err(Failure::interrupted(signal.as_raw())),
-                    Came::Signal(_) => {}
-                    Came::Child => reap_orphans(),
-                },
-                never = &mut shown => match never {},
-            }
+    /// Acquires it, unless patience is over.
+    pub(crate) async fn fulfil(&self, client: &LockClient, voice: Voice) -> Result<Guard, Failure> {
+        tokio::select! {
+            biased;
+            acquired = self.acquire(client) => acquired.map_err(|error| match error.busy() {
+                Some(busy) => Failure::busy(self.busy_code, self.key, busy.clone()),
+                None => Failure::of(&error, self.in_directory),
+            }),
+            never = show(client, self.key, voice) => match never {},
         }
     }
 
@@ -120,11 +102,6 @@ fn lock(client: &LockClient, key: &LockKey, want: Want) -> Result<Lock> {
 
 fn is_over(wait: Wait) -> bool {
     matches!(wait, Wait::AtMost(patience) if patience.is_zero())
-}
-
-/// Whether a signal is a wish to end.
-fn ends(signal: Signal) -> bool {
-    [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2].contains(&signal)
 }
 
 /// Says who is in the way: to programs once, on a terminal as long as it lasts, and otherwise nothing.

@@ -53,6 +53,18 @@ impl Group {
             && (test_kill_process_group(self.leader) == Err(Errno::SRCH) || killed && self.is_dead())
     }
 
+    /// Once the group is gone: whether others that descend from it live. Their parents are dead, so they are children of
+    /// this process by now.
+    pub(super) fn has_strays(&self) -> bool {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
     fn is_dead(&self) -> bool {
         let Ok(processes) = std::fs::read_dir("/proc") else { return false };
         let numbers = processes.flatten().filter_map(|entry| entry.file_name().into_string().ok());

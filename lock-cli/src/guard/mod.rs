@@ -59,7 +59,7 @@ fn guard(command: &[OsString]) -> Result<(), Errno> {
     let _alive = descriptors;
     let fuse = Fuse::new(start.until, start.lead, start.grace);
     if fuse.due(now()).is_some() {
-        return orders.report(Report::Gone { by_deadline: true });
+        return orders.report(Report::Gone { by_deadline: true, strays: false });
     }
     let children =
         SignalFd::with_flags(&SigSet::from(Named::SIGCHLD), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
@@ -91,7 +91,8 @@ impl Watch {
             self.reap();
             self.burn();
             if self.group.is_gone(self.fuse.has_killed()) {
-                let _ = self.orders.report(Report::Gone { by_deadline: self.by_deadline });
+                let (by_deadline, strays) = (self.by_deadline, self.group.has_strays());
+                let _ = self.orders.report(Report::Gone { by_deadline, strays });
                 return Ok(());
             }
             self.wait()?;

@@ -183,6 +183,18 @@ fn the_lock_is_kept_until_the_last_of_the_group_has_ended() {
 }
 
 #[test]
+fn who_left_the_group_is_not_ended_but_told_of() {
+    let lab = Lab::new();
+    let script =
+        "setsid sh -c 'echo $$ > daemon; exec sleep 1000' & until test -s daemon; do sleep 0.02; done";
+    let done = lab.start(&["k"], &["sh", "-c", script]).end();
+    done.assert_says(0, "has left its group");
+    let daemon = lab.pid("daemon");
+    assert!(lives(daemon));
+    kill_process(daemon, Signal::KILL).unwrap();
+}
+
+#[test]
 fn who_asks_twice_does_not_wait_for_the_grace() {
     let lab = Lab::new();
     let script = "sh -c 'trap \"\" TERM; echo up >> log; while :; do sleep 1; done' & until grep -q up log; do sleep 0.02; \
