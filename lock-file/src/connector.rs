@@ -1,16 +1,21 @@
 //! [`FileConnector`]: from `file:///dir` to a backend.
 
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
+use lock_core::records::Records;
 use lock_core::{Backend, Connector, Error, ErrorKind, Operation, Result, StoreUrl};
 
-use crate::FileOptions;
+use crate::{FileOptions, FileStore};
 
 /// Answers for `file:///dir`. Query keys: `group` (a name or a number) and `unsafe_fs` (a flag).
+///
+/// Clones share what they have connected to.
 #[derive(Clone, Debug, Default)]
 pub struct FileConnector {
     options: FileOptions,
+    stores: Arc<Mutex<Vec<Weak<Records<FileStore>>>>>,
 }
 
 impl FileConnector {
@@ -21,7 +26,17 @@ impl FileConnector {
 
     /// A connector whose URLs begin with these options.
     pub fn with_options(options: FileOptions) -> FileConnector {
-        FileConnector { options }
+        FileConnector { options, stores: Arc::default() }
+    }
+
+    /// [`FileStore::liveness_descriptors`] of every store that was reached through this connector and is still in use.
+    pub fn liveness_descriptors(&self) -> Vec<OwnedFd> {
+        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores
+            .iter()
+            .filter_map(Weak::upgrade)
+            .flat_map(|records| records.store().liveness_descriptors())
+            .collect()
     }
 }
 
@@ -47,6 +62,11 @@ impl Connector for FileConnector {
             )
             .during(Operation::Connect));
         }
-        crate::backend(url.path(), options).map_err(|error| error.during(Operation::Connect))
+        let store = FileStore::open(url.path(), options).map_err(|error| error.during(Operation::Connect))?;
+        let records = Arc::new(Records::new(store));
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.retain(|store| store.strong_count() > 0);
+        stores.push(Arc::downgrade(&records));
+        Ok(records)
     }
 }

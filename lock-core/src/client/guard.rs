@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::clock::BootTime;
 use crate::contract::{Ending, Grant, LockGuard};
 use crate::engine::{Engine, Hold, OpenSession, Won};
 use crate::error::Result;
@@ -90,6 +91,11 @@ impl Guard {
     /// As [`Held::changed`].
     pub async fn changed(&self, from: HoldState) -> HoldState {
         self.held.changed(from).await
+    }
+
+    /// As [`Held::extended`].
+    pub async fn extended(&self, beyond: BootTime) -> HoldState {
+        self.held.extended(beyond).await
     }
 
     /// As [`Held::run`].
@@ -227,6 +233,23 @@ impl Held {
     /// ```
     pub async fn changed(&self, from: HoldState) -> HoldState {
         self.hold.changed(from).await
+    }
+
+    /// Resolves when it is surely held for longer than until this instant, or has ended: for whoever passes the deadline
+    /// on to somebody else, as to another process that does the work.
+    ///
+    /// ```
+    /// # use lock_core::{Guard, HoldState};
+    /// # async fn pass_on(guard: Guard, mut tell: impl FnMut(u64)) {
+    /// let mut state = guard.state();
+    /// while let HoldState::Held { until } | HoldState::AtRisk { until } = state {
+    ///     tell(until.as_nanos());
+    ///     state = guard.extended(until).await;
+    /// }
+    /// # }
+    /// ```
+    pub async fn extended(&self, beyond: BootTime) -> HoldState {
+        self.hold.extended(beyond).await
     }
 
     /// Runs work under the lock, and drops it *before* the lease can end.

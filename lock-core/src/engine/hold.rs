@@ -174,6 +174,24 @@ impl Hold {
         }
     }
 
+    /// Resolves when the deadline has moved beyond this instant, or the hold has ended.
+    pub(crate) async fn extended(&self, beyond: BootTime) -> HoldState {
+        loop {
+            let mut told = std::pin::pin!(self.ended.notified());
+            let mut renewed = std::pin::pin!(self.lease.renewed().notified());
+            told.as_mut().enable();
+            renewed.as_mut().enable();
+            let state = self.state();
+            let (HoldState::Held { until } | HoldState::AtRisk { until }) = state else { return state };
+            if until > beyond {
+                return state;
+            }
+            match race(told, race(renewed, self.lease.clock().wake_at(until))).await {
+                First::Left(()) | First::Right(_) => {}
+            }
+        }
+    }
+
     /// True for the first who asks: the one who releases it.
     pub(super) fn begin_release(&self) -> bool {
         !self.leaving.swap(true, Ordering::AcqRel)

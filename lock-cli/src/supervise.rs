@@ -1,0 +1,175 @@
+//! While the command runs: deadlines go to the guard, signals to the command, the terminal to whoever needs it.
+
+use std::time::Duration;
+
+use fencepost::backend::{BootTime, Clock, SystemClock};
+use fencepost::{End, Guard, HoldState, Reason};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::link::{Order, Report};
+use crate::say::Voice;
+use crate::signals::{Came, Signals, stop};
+use crate::terminal::Terminal;
+use crate::ward::{Ward, reap_orphans};
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// By itself, with this status.
+    ByItself(u8),
+    /// It could not be started.
+    NotStarted(i32),
+    /// It was ended, because the time given by `--timeout` was over.
+    TimedOut,
+    /// It was ended, because the lock was lost.
+    Lost(Reason),
+    /// It was ended, because the lease was about to.
+    LeaseEnding,
+    /// It was ended, because the guard process was gone.
+    Unguarded,
+}
+
+/// A command that was started.
+pub(crate) struct Supervision<'a> {
+    pub(crate) ward: &'a Ward,
+    pub(crate) guard: &'a Guard,
+    pub(crate) signals: &'a mut Signals,
+    pub(crate) terminal: Terminal,
+    pub(crate) voice: Voice,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) grace: Duration,
+    /// The deadline that the guard process knows.
+    pub(crate) told: BootTime,
+}
+
+impl Supervision<'_> {
+    /// Returns when nothing is left of the command's group.
+    pub(crate) async fn until_gone(mut self) -> Ended {
+        let clock = SystemClock::new();
+        let mut patience = std::pin::pin!(time_is_over(&clock, self.timeout));
+        let (mut is_lost, mut is_late) = (None, false);
+        let (mut group, mut status) = (None, None);
+        loop {
+            tokio::select! {
+                biased;
+                report = self.ward.report() => match report {
+                    Some(Report::Started(number)) => {
+                        group = Pid::from_raw(number);
+                        self.offer_terminal(group);
+                    }
+                    Some(Report::NotStarted(errno)) => return Ended::NotStarted(errno),
+                    Some(Report::Stopped(signal)) => self.suspended(group, signal),
+                    Some(Report::Exited(code)) => {
+                        status = Some(code);
+                        self.terminal.take_back();
+                        self.voice.child_exit(code);
+                    }
+                    Some(Report::Gone { by_deadline, strays }) => {
+                        if strays {
+                            self.voice.warn(
+                                "a process that the command started has left its group (setsid) and goes on without the \
+                                 lock: have it stay in front, as most daemons can",
+                            );
+                        }
+                        return match (is_lost, status) {
+                            (Some(reason), _) => Ended::Lost(reason),
+                            _ if by_deadline => Ended::LeaseEnding,
+                            _ if is_late => Ended::TimedOut,
+                            (_, Some(code)) => Ended::ByItself(code),
+                            (None, None) => Ended::LeaseEnding,
+                        };
+                    }
+                    None => {
+                        self.end_unguarded(group).await;
+                        return is_lost.map_or(Ended::Unguarded, Ended::Lost);
+                    }
+                },
+                came = self.signals.next() => match came {
+                    Came::Child => reap_orphans(),
+                    Came::Signal(Signal::CONT) => self.resume(group),
+                    Came::Signal(signal) => self.ward.tell(Order::Signal(signal.as_raw())),
+                },
+                state = self.guard.extended(self.told), if is_lost.is_none() => match state {
+                    HoldState::Held { until } | HoldState::AtRisk { until } => {
+                        self.told = until;
+                        self.ward.tell(Order::Until(until));
+                    }
+                    HoldState::Ended(End::Lost(reason)) => {
+                        is_lost = Some(reason);
+                        self.voice.lost(self.guard.key(), reason);
+                        self.ward.tell(Order::End);
+                    }
+                    // Nobody else releases it.
+                    _ => is_lost = Some(Reason::Released),
+                },
+                () = &mut patience, if !is_late => {
+                    is_late = true;
+                    self.ward.tell(Order::End);
+                },
+            }
+        }
+    }
+
+    fn offer_terminal(&mut self, group: Option<Pid>) {
+        let Some(group) = group.filter(|_| self.terminal.is_wanted()) else { return };
+        if self.terminal.lend(group) {
+            // It may have been stopped already for having read before it was in front.
+            self.ward.tell(Order::Signal(Signal::CONT.as_raw()));
+        }
+    }
+
+    /// The command was stopped: for want of the terminal, which it gets; or by its user, who wants the shell back. The
+    /// shell waits for this process, so this one stops, too.
+    fn suspended(&mut self, group: Option<Pid>, signal: i32) {
+        let wants_terminal = [Signal::TTIN, Signal::TTOU].iter().any(|named| named.as_raw() == signal);
+        // It may have it by now: what is told here happened a moment ago.
+        if group
+            .is_some_and(|group| wants_terminal && (self.terminal.is_of(group) || self.terminal.lend(group)))
+        {
+            self.ward.tell(Order::Signal(Signal::CONT.as_raw()));
+            return;
+        }
+        if !wants_terminal && signal != Signal::TSTP.as_raw() {
+            return;
+        }
+        self.terminal.take_back();
+        self.voice.warn(format!(
+            "suspended; nothing renews the lock now, and the command is ended in {} unless it is continued before",
+            rounded(self.guard.time_left())
+        ));
+        stop();
+    }
+
+    /// This process was continued.
+    fn resume(&mut self, group: Option<Pid>) {
+        self.offer_terminal(group);
+        self.ward.tell(Order::Signal(Signal::CONT.as_raw()));
+    }
+
+    /// Does what the guard process can no longer do: something ended it, and only it.
+    async fn end_unguarded(&mut self, group: Option<Pid>) {
+        let Some(group) = group else { return };
+        let clock = SystemClock::new();
+        let kill_at = clock.boot() + self.grace.min(self.guard.time_left());
+        let _ = kill_process_group(group, Signal::TERM);
+        let _ = kill_process_group(group, Signal::CONT);
+        while rustix::process::test_kill_process_group(group).is_ok() {
+            if clock.boot() >= kill_at {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            reap_orphans();
+            clock.sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+async fn time_is_over(clock: &SystemClock, timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => clock.wake_at(clock.boot() + timeout).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn rounded(time: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
+}

@@ -1,0 +1,98 @@
+//! [`Ward`]: the guard process, as `fencepost` sees it.
+
+use std::ffi::OsString;
+use std::io::{Error, ErrorKind, IoSlice, Result, stdin};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::net::UnixStream;
+
+use crate::guard;
+use crate::link::{Order, Report, SIZE, Start};
+
+/// A guard process: it waits for the order to start, then for the command to end.
+#[derive(Debug)]
+pub(crate) struct Ward {
+    process: Child,
+    link: UnixStream,
+    started: bool,
+}
+
+impl Ward {
+    /// Starts the guard of a command. It gets ready while the lock is being acquired.
+    pub(crate) fn spawn(key: &str, command: &[OsString]) -> Result<Ward> {
+        let (link, its_end) = std::os::unix::net::UnixStream::pair()?;
+        let mut program = Command::new("/proc/self/exe");
+        program.arg0(guard::NAME).args(command).env("FENCEPOST_KEY", key).stdin(OwnedFd::from(its_end));
+        // Out of reach of what the terminal sends to the group in front.
+        let process = program.process_group(0).spawn()?;
+        link.set_nonblocking(true)?;
+        Ok(Ward { process, link: UnixStream::from_std(link)?, started: false })
+    }
+
+    /// Has the command run.
+    pub(crate) fn start(&mut self, start: Start, alive: &[OwnedFd]) -> Result<()> {
+        self.started = true;
+        let stdin = stdin();
+        let mut descriptors = vec![stdin.as_fd()];
+        descriptors.extend(alive.iter().map(AsFd::as_fd));
+        let mut space =
+            vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1)) + 8 * descriptors.len()];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(Error::other("too many open sessions to hand on"));
+        }
+        let message = Order::Start(start).encode();
+        let sent = sendmsg(&self.link, &[IoSlice::new(&message)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        if sent == SIZE { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
+    }
+
+    /// Tells it something. Best effort: one that is gone is noticed by the end of its reports, and one that is stopped
+    /// and has its link full of deadlines ends the command by the last that it read.
+    pub(crate) fn tell(&self, order: Order) {
+        let _ = self.link.try_write(&order.encode());
+    }
+
+    /// Its next report; `None` when there will be none.
+    ///
+    /// # Cancel Safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn report(&self) -> Option<Report> {
+        let mut message = [0; SIZE];
+        loop {
+            self.link.readable().await.ok()?;
+            match self.link.try_read(&mut message) {
+                Ok(SIZE) => return Report::decode(&message),
+                Ok(_) => return None,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Waits for its end, which is near.
+    pub(crate) fn leave(mut self) {
+        // Process 1 may have reaped it already.
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Ward {
+    /// It has nothing to guard, unless it was started; then it sees the end of the link.
+    fn drop(&mut self) {
+        if !self.started {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+    }
+}
+
+/// Reaps whoever was left to this process by a parent that ended: as process 1 of a container it is everybody's.
+///
+/// The guard's status is nothing that anybody asks for, so that it does not matter who reaps it.
+pub(crate) fn reap_orphans() {
+    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+}

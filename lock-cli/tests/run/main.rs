@@ -1,0 +1,18 @@
+//! The command as its users meet it: real processes, a directory of locks for each test, and no waiting for a time, only
+//! for what is to happen.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+#![allow(clippy::print_stderr, reason = "what a test cannot do here it says")]
+
+mod ending;
+mod exit_status;
+mod lab;
+mod locking;
+mod output;
+mod places;
+mod terminal;

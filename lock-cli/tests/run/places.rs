@@ -1,0 +1,92 @@
+//! Where it may run: what the command inherits, and containers.
+
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::lab::{Done, Lab, Running, children, eventually, has};
+
+#[test]
+fn the_command_inherits_no_descriptor_of_ours() {
+    let lab = Lab::new();
+    let list = ["ls", "/proc/self/fd"];
+    // What is open here that does not close on exec is not ours to close.
+    let usual = Command::new(list[0]).arg(list[1]).stdin(std::process::Stdio::null()).output().unwrap();
+    let done = lab.done(&["k"], &list);
+    assert_eq!(done.out, Done::from(usual).out);
+}
+
+#[test]
+fn the_command_reads_what_was_meant_for_it() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("input"), "a line\n").unwrap();
+    let mut run = lab.run(&["k"], &["cat"]);
+    let done = Done::from(run.stdin(std::fs::File::open(lab.path("input")).unwrap()).output().unwrap());
+    assert_eq!((done.code(), &*done.out), (0, "a line\n"));
+}
+
+#[test]
+fn signals_are_to_the_command_as_they_were_to_us() {
+    let lab = Lab::new();
+    let show = "grep -E '^Sig(Ign|Blk|Cgt)' /proc/self/status";
+    let shell = |trap: &str, what: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{trap} exec {what}")]).stdin(std::process::Stdio::null());
+        Done::from(command.output().unwrap()).out
+    };
+    let run = format!("{} --on {} run k -- {show}", env!("CARGO_BIN_EXE_fencepost"), lab.url());
+    for trap in ["", "trap '' HUP INT USR1;"] {
+        assert_eq!(shell(trap, &run), shell(trap, show), "after {trap:?}");
+    }
+}
+
+#[test]
+fn an_ignored_hangup_stays_ignored_while_waiting() {
+    let lab = Lab::new();
+    let _holder = lab.hold(&["k"], "first");
+    lab.wait_for("first");
+    let script =
+        format!("trap '' HUP; exec {} --on {} run k -- true", env!("CARGO_BIN_EXE_fencepost"), lab.url());
+    let waiter = Running::start(Command::new("sh").args(["-c", &script]));
+    lab.wait_for_queue("k", 1);
+    waiter.signal(Signal::HUP);
+    lab.open_gate("first");
+    assert_eq!(waiter.end().code(), 0);
+}
+
+#[test]
+fn as_process_1_it_reaps_and_passes_signals_on() {
+    let unshare = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let may = has("unshare")
+        && Command::new(unshare[0])
+            .args(&unshare[1..])
+            .arg("true")
+            .output()
+            .is_ok_and(|it| it.status.success());
+    if !may {
+        eprintln!("ignored: a process of number 1 needs unshare(1) and the right to make a namespace (root)");
+        return;
+    }
+    let lab = Lab::new();
+    // An orphan that leaves the group, as a daemon does, and ends: nobody but process 1 and the guard can reap it.
+    let script = "trap 'echo term >> log; exit 9' TERM; setsid sh -c 'sh -c \"exit\" & exit' & wait $!; echo up >> log; \
+                  while :; do sleep 0.02; done";
+    let mut command = Command::new(unshare[0]);
+    command.args(&unshare[1..]).arg(env!("CARGO_BIN_EXE_fencepost")).current_dir(lab.path(""));
+    command
+        .args(["--on", &lab.url(), "run", "k", "--", "sh", "-c", script])
+        .stdin(std::process::Stdio::null());
+    let run = Running::start(&mut command);
+    lab.wait_for("up");
+    let first = children(run.pid())[0];
+    eventually("no zombie", || {
+        let zombies = Command::new("ps").args(["-e", "-o", "stat="]).output();
+        let guard = children(first)[0];
+        let dead = |pid| crate::lab::state(pid) == Some('Z');
+        zombies.is_ok() && !children(first).into_iter().chain(children(guard)).any(dead)
+    });
+    rustix::process::kill_process(first, Signal::TERM).unwrap();
+    assert_eq!(run.end().code(), 9);
+    assert_eq!(lab.log(), ["up", "term"]);
+    assert_eq!(lab.done(&["--try", "k"], &["true"]).code(), 0, "released");
+}
