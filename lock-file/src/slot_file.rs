@@ -4,7 +4,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fdatasync, fstat, openat, openat2, renameat, statx, unlinkat,
+    AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fdatasync, fstat, openat, openat2, renameat, statx,
+    unlinkat,
 };
 use rustix::io::{Errno, pread, pwrite};
 
