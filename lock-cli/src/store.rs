@@ -34,8 +34,7 @@ impl Store {
         let _said = tracing::subscriber::set_default(Findings(voice));
         let client = Registry::new().with(directories.clone()).connect(&url).await.map_err(|error| {
             // One that is only busy, or a process without descriptors left, is no bad directory.
-            let unusable =
-                directories.unusable.load(Ordering::Relaxed) && !error.is_retryable();
+            let unusable = directories.unusable.load(Ordering::Relaxed) && !error.is_retryable();
             let failure = Failure::of(&error, unusable);
             if unusable { Failure { code: DIRECTORY, ..failure } } else { failure }
         })?;
