@@ -150,7 +150,7 @@ impl Supervision<'_> {
     async fn end_unguarded(&mut self, group: Option<Pid>) {
         let Some(group) = group else { return };
         let clock = SystemClock::new();
-        let kill_at = clock.boot() + self.grace.min(self.guard.time_left());
+        let kill_at = clock.boot() + self.grace.min(self.guard.time_left() / 10 * 9);
         let _ = kill_process_group(group, Signal::TERM);
         let _ = kill_process_group(group, Signal::CONT);
         while rustix::process::test_kill_process_group(group).is_ok() {

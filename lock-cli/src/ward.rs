@@ -8,6 +8,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, set_child_subreaper, wait,
+};
 use tokio::net::UnixStream;
 
 use crate::guard;
@@ -17,6 +20,8 @@ use crate::link::{Order, Report, SIZE, Start};
 #[derive(Debug)]
 pub(crate) struct Ward {
     process: Child,
+    /// Its number may belong to another by the time it is wanted: who reaps orphans reaps this one, too.
+    handle: Option<OwnedFd>,
     link: UnixStream,
     started: bool,
 }
@@ -24,13 +29,16 @@ pub(crate) struct Ward {
 impl Ward {
     /// Starts the guard of a command. It gets ready while the lock is being acquired.
     pub(crate) fn spawn(key: &str, command: &[OsString]) -> Result<Ward> {
+        // For the day when the guard is killed: its children come here, and their end can be seen.
+        set_child_subreaper(Some(rustix::process::getpid()))?;
         let (link, its_end) = std::os::unix::net::UnixStream::pair()?;
         let mut program = Command::new("/proc/self/exe");
         program.arg0(guard::NAME).args(command).env("FENCEPOST_KEY", key).stdin(OwnedFd::from(its_end));
         // Out of reach of what the terminal sends to the group in front.
         let process = program.process_group(0).spawn()?;
         link.set_nonblocking(true)?;
-        Ok(Ward { process, link: UnixStream::from_std(link)?, started: false })
+        let handle = pidfd_open(Pid::from_child(&process), PidfdFlags::empty()).ok();
+        Ok(Ward { process, handle, link: UnixStream::from_std(link)?, started: false })
     }
 
     /// Has the command run.
@@ -83,16 +91,17 @@ impl Ward {
 impl Drop for Ward {
     /// It has nothing to guard, unless it was started; then it sees the end of the link.
     fn drop(&mut self) {
-        if !self.started {
-            let _ = self.process.kill();
+        if let Some(handle) = self.handle.as_ref().filter(|_| !self.started) {
+            let _ = pidfd_send_signal(handle, Signal::KILL);
             let _ = self.process.wait();
         }
     }
 }
 
-/// Reaps whoever was left to this process by a parent that ended: as process 1 of a container it is everybody's.
+/// Reaps whoever was left to this process by a parent that ended: the command's processes, if it was the guard that ended,
+/// and as process 1 of a container everybody's.
 ///
 /// The guard's status is nothing that anybody asks for, so that it does not matter who reaps it.
 pub(crate) fn reap_orphans() {
-    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
 }

@@ -103,6 +103,18 @@ fn a_stopped_command_is_ended_too() {
 }
 
 #[test]
+fn a_stopped_command_is_continued_so_that_it_can_clean_up() {
+    let lab = Lab::new();
+    let script = "trap 'echo bye >> log; exit' TERM; echo $$ > leader; while :; do sleep 0.02; done";
+    let first = lab.start(&["k"], &["sh", "-c", script]);
+    let leader = lab.pid("leader");
+    kill_process(leader, Signal::STOP).unwrap();
+    eventually("the stop", || state(leader) == Some('T'));
+    first.signal(Signal::KILL);
+    lab.wait_for("bye");
+}
+
+#[test]
 fn a_killed_guard_is_noticed_and_the_command_ended() {
     let lab = Lab::new();
     let (first, family, next) = scene(&lab, &["--grace", "300ms", "k"], STUBBORN);

@@ -297,3 +297,50 @@ impl fmt::Debug for Held {
         shown.field("state", &self.state()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+
+    use super::*;
+    use crate::clock::{Clock, VirtualClock};
+    use crate::{LockClient, MemoryBackend};
+
+    /// Lets time pass, timer by timer, until a future is ready.
+    async fn pass_until<T>(clock: &VirtualClock, mut future: Pin<&mut impl Future<Output = T>>) -> T {
+        loop {
+            for _ in 0..20 {
+                let ready = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+                if let Poll::Ready(value) = ready {
+                    return value;
+                }
+                tokio::task::yield_now().await;
+            }
+            let next = clock.next_timer().expect("a session that is kept has a timer");
+            clock.advance(next.since(clock.boot()));
+        }
+    }
+
+    #[tokio::test]
+    async fn every_renewal_extends_a_hold_and_its_end_is_told() {
+        let clock = VirtualClock::new();
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let backend = MemoryBackend::with_clock(shared.clone());
+        let client = LockClient::builder(backend).clock(shared).build().unwrap();
+        let guard = client.mutex("k").unwrap().acquire().await.unwrap();
+        let mut known = clock.boot();
+        for _ in 0..5 {
+            let HoldState::Held { until } = pass_until(&clock, pin!(guard.extended(known))).await else {
+                panic!("it is renewed in time")
+            };
+            assert!(until > known && until > clock.boot());
+            known = until;
+        }
+        let held = guard.held();
+        let mut extended = pin!(held.extended(known));
+        assert!(poll_fn(|context| Poll::Ready(extended.as_mut().poll(context))).await.is_pending());
+        guard.release().await.unwrap();
+        assert_eq!(extended.await, HoldState::Ended(End::Released));
+    }
+}
