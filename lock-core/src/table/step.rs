@@ -83,14 +83,7 @@ impl<'a> Step<'a> {
         if !request.wait {
             return Outcome::Busy { blocker: self.blocker() };
         }
-        self.record.queue.push_back(Waiter {
-            session: request.session,
-            ticket: request.ticket,
-            mode: request.mode,
-            weight: request.permit.weight(),
-            term: request.term,
-            note: request.note.clone(),
-        });
+        self.record.queue.push_back(waiter(request));
         self.changed = true;
         self.judge_waiter(request)
     }
@@ -286,17 +279,7 @@ impl<'a> Step<'a> {
     fn grant_now(&mut self, request: &Request) -> Outcome {
         let Some(token) = self.next_token() else { return Outcome::FenceExhausted };
         self.record.capacity = request.permit.capacity();
-        self.hold(
-            Waiter {
-                session: request.session,
-                ticket: request.ticket,
-                mode: request.mode,
-                weight: request.permit.weight(),
-                term: request.term,
-                note: request.note.clone(),
-            },
-            token,
-        );
+        self.hold(waiter(request), token);
         Outcome::Granted { token }
     }
 
@@ -332,5 +315,16 @@ impl<'a> Step<'a> {
     fn blocker(&self) -> Option<Blocker> {
         let holder = self.record.holders.first()?;
         Some(Blocker { session: holder.session, token: holder.token, until: holder.holding.fixed_until() })
+    }
+}
+
+fn waiter(request: &Request) -> Waiter {
+    Waiter {
+        session: request.session,
+        ticket: request.ticket,
+        mode: request.mode,
+        weight: request.permit.weight(),
+        term: request.term,
+        note: request.note.clone(),
     }
 }
