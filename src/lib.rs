@@ -16,9 +16,12 @@ pub use self::registry::{Registry, connect};
 /// What a store of your own is made of: see [`Connector`] and [`Registry::with`].
 pub mod backend {
     pub use lock_core::{
-        Backend, BackendInfo, BootTime, Capabilities, Certainty, Claim, ClaimRef, Claimed, Clock, Connector,
-        Domain, Event, EventSink, Opened, Pause, Permit, Proof, Query, Released, Renewal, Session, SessionId,
-        SessionOptions, Standing, SystemClock, Term, Ticket, VirtualClock, records, table,
+        Backend, BackendInfo, BootTime, Busy, Capabilities, Certainty, Claim, ClaimRef, Claimed, Clock,
+        Connector, Cursor, Domain, Effect, Error, ErrorKind, Event, EventSink, Failover, Fencing,
+        FencingToken, Finding, HolderInfo, HolderState, Liveness, LockKey, LockState, Mode, Note, Opened,
+        Operation, Page, Pause, Permit, Prefix, Proof, Query, Reason, Released, Renewal, Result, Session,
+        SessionId, SessionOptions, Severity, Standing, StoreUrl, SystemClock, Term, Ticket, VirtualClock,
+        WaiterState, records, table,
     };
 }
 
