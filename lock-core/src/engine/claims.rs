@@ -199,7 +199,7 @@ impl Claims {
                     let claim = ClaimRef::new(waiting.key.clone(), ticket);
                     chunk.push(Asked { claim, held: false, verified });
                 }
-                Some(Entry::Leaving(_)) | None => {}
+                Some(Entry::Leaving(..)) | None => {}
             }
         }
         chunk
