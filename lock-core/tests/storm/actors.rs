@@ -51,6 +51,17 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The lock beside which nobody can have anything.
+    pub(crate) fn whole(self, client: &LockClient, key: &LockKey) -> Lock {
+        match self {
+            Kind::Mutex => client.mutex(key.clone()).unwrap(),
+            Kind::ReadersWriter => client.rw_lock(key.clone()).unwrap().write(),
+            Kind::Semaphore(all) => client.semaphore(key.clone(), all).unwrap().permits(all).unwrap(),
+        }
+    }
+}
+
 pub(crate) struct Actor {
     stage: Stage,
     client: LockClient,
@@ -83,6 +94,8 @@ impl Actor {
         let (lock, weight) = self.lock();
         let (options, at_least) = self.options();
         let patience = match options.wait {
+            // One attempt: opening the session is one call, the claim another.
+            Some(Wait::AtMost(Duration::ZERO)) => Some(self.stage.call_timeout * 2),
             Some(Wait::AtMost(time)) => Some(time),
             _ => None,
         };
@@ -90,8 +103,9 @@ impl Actor {
         let outcome = lock.acquire_with(&options).await;
         if let Some(patience) = patience {
             self.was_in_time("acquire", invoked, patience);
+            let waits = options.wait != Some(Wait::AtMost(Duration::ZERO));
             let over = outcome.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::WaitTimedOut(_)));
-            if over && self.now().since(invoked) < patience {
+            if waits && over && self.now().since(invoked) < patience {
                 self.stage.server.violation(format!("patience of {patience:?} was over too early"));
             }
         }
@@ -105,7 +119,6 @@ impl Actor {
         let (lock, weight) = self.lock();
         let invoked = self.now();
         let outcome = lock.try_acquire().await;
-        // Opening the session is one call, the claim another.
         self.was_in_time("try_acquire", invoked, self.stage.call_timeout * 2);
         if let Some(Ok(guard)) = self.judge(outcome) {
             let entry = self.stage.history.won(&guard, weight, invoked, Duration::ZERO);

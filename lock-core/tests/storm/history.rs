@@ -8,6 +8,9 @@ use lock_core::{BootTime, Clock, End, FencingToken, Guard, Held, HoldState, Lock
 
 use crate::server::Server;
 
+/// The store's clock counts these.
+const TICK: Duration = Duration::from_micros(1);
+
 /// One grant, as its owner knew it.
 #[derive(Clone)]
 struct Span {
@@ -69,7 +72,7 @@ impl History {
             from: self.clock.boot(),
             given_back: None,
             ended: None,
-            at_least: invoked + at_least,
+            at_least: (invoked + at_least) - TICK,
             held: Some(guard.held()),
             told,
         })
@@ -86,7 +89,7 @@ impl History {
             invoked,
             from: self.clock.boot(),
             given_back: None,
-            ended: Some(invoked + time),
+            ended: Some(invoked + time - TICK),
             at_least: invoked,
             held: None,
             told: Arc::default(),

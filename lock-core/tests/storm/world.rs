@@ -1,14 +1,16 @@
 //! A world of one thread: a runtime that says when it is idle, a clock that is moved only then, and a network.
 
-use std::future::Future;
-use std::future::poll_fn;
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use lock_core::{BootTime, Clock, VirtualClock};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::task::JoinHandle;
 
 use crate::network::Network;
 
@@ -19,6 +21,7 @@ pub(crate) struct World {
     runtime: Runtime,
     /// Whom to wake when no task has anything to do.
     parked: Arc<Mutex<Option<Waker>>>,
+    tasks: RefCell<Vec<Task>>,
 }
 
 impl World {
@@ -34,7 +37,7 @@ impl World {
             })
             .build()
             .unwrap();
-        World { clock: VirtualClock::new(), net: Network::default(), runtime, parked }
+        World { clock: VirtualClock::new(), net: Network::default(), runtime, parked, tasks: RefCell::default() }
     }
 
     pub(crate) fn run<T>(&self, scenario: impl Future<Output = T>) -> T {
@@ -49,20 +52,51 @@ impl World {
         self.clock.boot()
     }
 
-    pub(crate) fn spawn<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = T> + Send + 'static,
-    ) -> JoinHandle<T> {
-        self.runtime.spawn(task)
+    /// Plays a task beside the scenario. Tasks take turns in the order in which they came, whatever woke them: several
+    /// that wait for one channel of Tokio's are woken by chance.
+    pub(crate) fn play<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> Played<T> {
+        let played = Played(Rc::default());
+        let result = played.0.clone();
+        let future = Box::pin(async move {
+            let value = task.await;
+            *result.borrow_mut() = Some(value);
+        });
+        let turn = Arc::new(Turn(AtomicBool::new(true)));
+        self.tasks.borrow_mut().push(Task { future, turn });
+        played
     }
 
-    /// How many tasks live, besides the scenario itself.
-    pub(crate) fn tasks(&self) -> usize {
+    /// Gives each task whose turn it is one poll.
+    fn take_turns(&self) -> bool {
+        let mut any = false;
+        let mut tasks = self.tasks.take();
+        tasks.retain_mut(|task| {
+            if !task.turn.0.swap(false, Ordering::Relaxed) {
+                return true;
+            }
+            any = true;
+            let waker = Waker::from(task.turn.clone());
+            task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
+        });
+        tasks.append(&mut self.tasks.borrow_mut());
+        self.tasks.replace(tasks);
+        any
+    }
+
+    /// How many tasks live on the runtime: the engines'.
+    pub(crate) fn tasks_of_engines(&self) -> usize {
         self.runtime.metrics().num_alive_tasks()
     }
 
     /// Resolves when every task waits for something that only time or a message can bring.
     pub(crate) async fn idle(&self) {
+        self.parked().await;
+        while self.take_turns() {
+            self.parked().await;
+        }
+    }
+
+    async fn parked(&self) {
         let mut asked = false;
         poll_fn(|context| {
             let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,12 +151,39 @@ impl World {
     }
 
     /// A future's result, if it comes within this time.
-    pub(crate) async fn outcome<T: Send + 'static>(
+    pub(crate) async fn outcome<T: 'static>(
         &self,
         within: Duration,
-        future: impl Future<Output = T> + Send + 'static,
+        future: impl Future<Output = T> + 'static,
     ) -> Option<T> {
-        let task = self.spawn(future);
-        if self.until(within, || task.is_finished()).await { task.await.ok() } else { None }
+        let played = self.play(future);
+        self.until(within, || played.is_over()).await;
+        played.result()
+    }
+}
+
+struct Task {
+    future: Pin<Box<dyn Future<Output = ()>>>,
+    turn: Arc<Turn>,
+}
+
+struct Turn(AtomicBool);
+
+impl Wake for Turn {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What becomes of a task.
+pub(crate) struct Played<T>(Rc<RefCell<Option<T>>>);
+
+impl<T> Played<T> {
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    pub(crate) fn result(&self) -> Option<T> {
+        self.0.take()
     }
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use lock_core::table::{SessionCommand, SessionOutcome, SessionRecord};
 use lock_core::{
     BootTime, Certainty, Claim, ClaimRef, Claimed, Clock, Effect, Error, Event, EventSink, FencingToken, LockKey, Reason,
-    Released, Renewal, Result, SessionId, SessionOptions, Ticket,
+    Released, Renewal, Result, SessionId, SessionOptions, Standing, Ticket,
 };
 use tokio::sync::oneshot;
 
 use super::members::Member;
-use super::{Server, Told};
+use super::{Server, Shape, State, Told};
 use crate::weather::{Fate, Op, SHORT, chance};
 
 impl Server {
@@ -96,7 +96,7 @@ impl Server {
         state.longest_ttl = state.longest_ttl.max(ttl);
         let length = u64::try_from(ttl.as_micros()).unwrap();
         let record = SessionRecord::open(options.id, micros, length, options.info.clone());
-        state.members.add(options.id, Member { record, sink, told: Vec::new() });
+        state.members.add(options.id, Member { record, sink, told: Vec::new(), last_ticket: 0 });
         self.sweep_at(self.clock.boot() + ttl);
         Ok(ttl)
     }
@@ -116,14 +116,24 @@ impl Server {
         if let Some(ttl) = state.members.find(id).map(|member| member.record.ttl()) {
             self.sweep_at(self.clock.boot() + Duration::from_micros(ttl));
         }
+        let mut told = Told::new();
         renewal.standings = self.judge(&mut state, |table, now| {
-            known.iter().map(|claim| table.standing(now, id, claim)).collect()
+            let standing = |claim: &ClaimRef| {
+                let standing = table.standing(now, id, claim);
+                if let Standing::Waits { .. } = standing {
+                    told.extend(table.remind(claim));
+                }
+                standing
+            };
+            known.iter().map(standing).collect()
         });
+        drop(state);
+        self.tell(told);
         Ok(renewal)
     }
 
     /// A change of the TTL is only made where the client is sure to hear of it in time.
-    fn change_ttl(state: &mut super::State, id: SessionId, micros: u64) -> Option<Duration> {
+    fn change_ttl(state: &mut State, id: SessionId, micros: u64) -> Option<Duration> {
         if !chance(&mut state.rng, state.weather.ttl) {
             return None;
         }
@@ -139,6 +149,9 @@ impl Server {
 
     pub(super) fn claim(&self, id: SessionId, claim: &Claim) -> Result<Claimed> {
         let mut state = self.state();
+        if let Some(member) = state.members.find_mut(id) {
+            member.last_ticket = member.last_ticket.max(claim.ticket.0);
+        }
         let (claimed, told) = self.judge(&mut state, |table, now| table.claim(now, id, claim));
         drop(state);
         self.tell(told);
@@ -147,11 +160,12 @@ impl Server {
 
     pub(super) fn release(&self, id: SessionId, claim: &ClaimRef, settled: bool) -> Result<Released> {
         let mut state = self.state();
-        {
-            let state = &mut *state;
-            if chance(&mut state.rng, state.weather.orphan) {
-                return Ok(Released::Done);
-            }
+        let holders = self.judge(&mut state, |table, now| table.holders(now, &claim.key));
+        // A place in the queue that nobody owns is another matter: nothing tells of it while its holder lives.
+        let held = holders.iter().any(|&(owner, ticket, _)| (owner, ticket) == (id, claim.ticket));
+        let State { rng, weather, .. } = &mut *state;
+        if held && chance(rng, weather.orphan) {
+            return Ok(Released::Done);
         }
         let (released, told) =
             self.judge(&mut state, |table, now| table.release(now, id, claim, settled));
@@ -185,7 +199,7 @@ impl Server {
 
     /// Some stores end the dead by themselves.
     fn sweep_at(&self, at: BootTime) {
-        if let super::Shape::HandsOver = self.shape {
+        if let Shape::HandsOver = self.shape {
             return;
         }
         let server = self.clone();

@@ -21,7 +21,7 @@ impl Server {
             4 | 5 => self.end_some_session(),
             6 => self.send_to_some_session(|_| Event::Gap),
             7 => self.repeat_itself(),
-            8 => self.send_to_some_session(|ticket| Event::Recheck(ticket)),
+            8 => self.send_to_some_session(Event::Recheck),
             // Mostly of claims that were settled long ago.
             _ => self.send_to_some_session(|ticket| Event::Wanted(ClaimRef::new(key.clone(), ticket))),
         }
@@ -31,6 +31,9 @@ impl Server {
     pub(crate) fn forget(&self, key: &LockKey, all: bool) {
         let now = self.clock.boot();
         let mut state = self.state();
+        // With its tombstones a store forgets which copies are void: a place in the queue that one of them takes is
+        // nobody's, and nothing tells of it while the holder lives.
+        let all = all && state.on_their_way.values().all(|&copies| copies == 0);
         for token in self.judge(&mut state, |table, at| table.forget(at, key, all)) {
             state.broken.entry((key.clone(), token)).or_insert(now);
         }
@@ -75,7 +78,11 @@ impl Server {
 
     fn send_to_some_session(&self, event: impl FnOnce(Ticket) -> Event) {
         let Some(session) = self.some_session() else { return };
-        let ticket = Ticket(self.state().rng.u64(1..60));
+        let ticket = {
+            let mut state = self.state();
+            let last = state.members.find(session).map_or(0, |member| member.last_ticket);
+            Ticket(state.rng.u64(0..=last))
+        };
         self.tell(vec![(session, event(ticket))]);
     }
 

@@ -68,10 +68,14 @@ impl Table for Handing {
 
     fn standing(&self, now: &Now<'_>, session: SessionId, claim: &ClaimRef) -> Standing {
         let Some(record) = self.keys.get(&claim.key) else { return Standing::Gone };
-        let first = record.queue().find(|waiter| now.lives(waiter.session));
-        let head = first.is_some_and(|first| (first.session, first.ticket) == (session, claim.ticket));
         match record.standing(session, claim.ticket) {
-            Standing::Waits { .. } if head => Standing::Waits { recheck_in: Self::next_end(now, record) },
+            // Only whoever is next has to look after the holders; but should that one have no more eyes than they, so
+            // has everybody.
+            Standing::Waits { .. } => {
+                let head = record.is_head(session, claim.ticket);
+                let recheck_in = Self::next_end(now, record).filter(|time| head || time.is_zero());
+                Standing::Waits { recheck_in }
+            }
             other => other,
         }
     }

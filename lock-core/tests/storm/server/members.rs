@@ -10,6 +10,8 @@ pub(crate) struct Member {
     pub(crate) sink: EventSink,
     /// Events that may be told once more.
     pub(crate) told: Vec<Event>,
+    /// The latest of its claims that has arrived.
+    pub(crate) last_ticket: u64,
 }
 
 #[derive(Default)]

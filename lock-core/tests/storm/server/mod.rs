@@ -53,6 +53,10 @@ pub(crate) trait Table: Send {
         settled: bool,
     ) -> (Released, Told);
     fn standing(&self, now: &Now<'_>, session: SessionId, claim: &ClaimRef) -> Standing;
+    /// Who has to hear once more that this claim still waits.
+    fn remind(&self, _claim: &ClaimRef) -> Told {
+        Told::new()
+    }
     /// Ends holds by force; with the tokens of those that it ended.
     fn force_release(
         &mut self,

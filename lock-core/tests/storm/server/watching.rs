@@ -158,6 +158,11 @@ impl Table for Watching {
         Standing::Holds { token: queue.entries[index].token, proof: Proof::NONE }
     }
 
+    /// Nobody claims again unasked: so it is said with every renewal of whoever waits.
+    fn remind(&self, claim: &ClaimRef) -> Told {
+        self.want(&claim.key)
+    }
+
     fn force_release(
         &mut self,
         now: &Now<'_>,
