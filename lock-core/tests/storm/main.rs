@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what cannot be in a test ends it")]
 
 mod actors;
+mod deaths;
 mod history;
 mod network;
 mod polls;
