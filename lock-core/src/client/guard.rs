@@ -270,6 +270,9 @@ impl Held {
             if let HoldState::Ended(end) = self.state() {
                 return Poll::Ready(Err(lost(end)));
             }
+            if self.hold.is_leaving() {
+                return Poll::Ready(Err(lost(End::Released)));
+            }
             if let Poll::Ready(done) = work.as_mut().poll(context) {
                 return Poll::Ready(match self.state() {
                     HoldState::Ended(End::Lost(reason)) => Err(Lost(reason)),

@@ -275,23 +275,30 @@ impl Place {
     }
 
     /// Waits for news, or until it is time to ask again.
-    async fn wait(&mut self, mut recheck_in: Option<Duration>) -> News {
+    ///
+    /// A renewal may bring that forward and never puts it off: whoever only waits for a holder that goes on renewing
+    /// would never ask again, and a store that polls would never be polled.
+    async fn wait(&mut self, recheck_in: Option<Duration>) -> News {
         let core = self.session.core().clone();
+        let mut recheck_at = recheck_in.map(|time| core.clock.boot() + time);
         loop {
             let ticket = self.claim.ticket;
             let news = poll_fn(|context| match self.session.claims().poll_news(ticket, context.waker()) {
                 Some(news) => Poll::Ready(news),
                 None => Poll::Pending,
             });
-            let news = match recheck_in {
+            let news = match recheck_at {
                 None => news.await,
-                Some(time) => match race(news, core.clock.sleep(time)).await {
+                Some(at) => match race(news, core.clock.sleep(at.since(core.clock.boot()))).await {
                     First::Left(news) => news,
                     First::Right(()) => News::Recheck,
                 },
             };
             match news {
-                News::RecheckIn(time) => recheck_in = Some(time),
+                News::RecheckIn(time) => {
+                    let at = core.clock.boot() + time;
+                    recheck_at = Some(recheck_at.map_or(at, |known| known.min(at)));
+                }
                 news => return news,
             }
         }

@@ -27,8 +27,9 @@ pub(super) struct Claims {
 enum Entry {
     Waiting(Waiting),
     Holding(Arc<Hold>),
-    /// Its release is under way: not verified any more, and no orphan either.
-    Leaving(LockKey),
+    /// Its release is under way: not verified any more, and no orphan either. A hold that is given back still ends by
+    /// its lease and by its age: the answer may take longer than either.
+    Leaving(LockKey, Option<Arc<Hold>>),
 }
 
 #[derive(Debug)]
@@ -140,21 +141,19 @@ impl Claims {
     /// The claim is being released: it is neither verified nor an orphan until that is settled.
     pub(super) fn leave(&mut self, ticket: Ticket) {
         let Some(entry) = self.entries.get_mut(&ticket) else { return };
-        let key = match entry {
-            Entry::Waiting(waiting) => waiting.key.clone(),
-            Entry::Holding(hold) => {
-                if let Some(at) = hold.ends_at() {
-                    self.ends.remove(&(at, ticket));
-                }
-                hold.claim().key.clone()
-            }
-            Entry::Leaving(_) => return,
+        *entry = match entry {
+            Entry::Waiting(waiting) => Entry::Leaving(waiting.key.clone(), None),
+            Entry::Holding(hold) => Entry::Leaving(hold.claim().key.clone(), Some(hold.clone())),
+            Entry::Leaving(..) => return,
         };
-        *entry = Entry::Leaving(key);
     }
 
     pub(super) fn forget(&mut self, ticket: Ticket) {
-        self.entries.remove(&ticket);
+        if let Some(Entry::Holding(hold) | Entry::Leaving(_, Some(hold))) = self.entries.remove(&ticket) {
+            if let Some(at) = hold.ends_at() {
+                self.ends.remove(&(at, ticket));
+            }
+        }
     }
 
     /// Every live hold.
@@ -171,7 +170,7 @@ impl Claims {
         let key = |entry: &Entry| match entry {
             Entry::Waiting(waiting) => waiting.key.clone(),
             Entry::Holding(hold) => hold.claim().key.clone(),
-            Entry::Leaving(key) => key.clone(),
+            Entry::Leaving(key, _) => key.clone(),
         };
         self.entries.values().map(key).collect()
     }
@@ -200,7 +199,7 @@ impl Claims {
                     let claim = ClaimRef::new(waiting.key.clone(), ticket);
                     chunk.push(Asked { claim, held: false, verified });
                 }
-                Some(Entry::Leaving(_)) | None => {}
+                Some(Entry::Leaving(..)) | None => {}
             }
         }
         chunk
@@ -256,7 +255,7 @@ impl Claims {
                 waiting.tell(News::RecheckIn(time));
                 None
             }
-            (Entry::Waiting(_), Standing::Waits { .. }) | (Entry::Leaving(_), _) => None,
+            (Entry::Waiting(_), Standing::Waits { .. }) | (Entry::Leaving(..), _) => None,
             (Entry::Waiting(waiting), Standing::Gone) => {
                 waiting.tell(News::Gone);
                 None
@@ -280,7 +279,7 @@ impl Claims {
                 Some(Entry::Holding(hold)) => Some(Chore::Drop(hold.clone(), Reason::Forgotten)),
                 // Late news of a claim that is being released, or was: a claim is forgotten only when its release is
                 // settled.
-                Some(Entry::Leaving(_)) | None => None,
+                Some(Entry::Leaving(..)) | None => None,
             },
             Event::Recheck(ticket) => {
                 if let Some(Entry::Waiting(waiting)) = self.entries.get_mut(&ticket) {
@@ -326,7 +325,7 @@ impl Claims {
         let mut aged = Vec::new();
         while let Some(&(at, ticket)) = self.ends.first().filter(|&&(at, _)| at <= now) {
             self.ends.remove(&(at, ticket));
-            if let Some(Entry::Holding(hold)) = self.entries.get(&ticket) {
+            if let Some(Entry::Holding(hold) | Entry::Leaving(_, Some(hold))) = self.entries.get(&ticket) {
                 aged.push(hold.clone());
             }
         }
@@ -342,7 +341,7 @@ impl Claims {
             match entry {
                 Entry::Waiting(waiting) => waiting.waker.into_iter().for_each(Waker::wake),
                 Entry::Holding(hold) => holds.push(hold),
-                Entry::Leaving(_) => {}
+                Entry::Leaving(_, hold) => holds.extend(hold),
             }
         }
         holds
@@ -360,7 +359,11 @@ impl Claims {
             }
             _ => true,
         });
-        self.holds()
+        let held = |entry: &Entry| match entry {
+            Entry::Holding(hold) | Entry::Leaving(_, Some(hold)) => Some(hold.clone()),
+            _ => None,
+        };
+        self.entries.values().filter_map(held).collect()
     }
 }
 

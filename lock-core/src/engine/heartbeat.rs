@@ -12,7 +12,7 @@ use super::session::OpenSession;
 use crate::backend::{ClaimRef, Renewal};
 use crate::clock::BootTime;
 use crate::error::{ErrorKind, Operation, Result};
-use crate::hold::Reason;
+use crate::hold::{End, Reason};
 use crate::telemetry;
 
 /// Keeps a session until it is over or its client closes, then closes it as a best effort.
@@ -178,7 +178,12 @@ impl<'a> Beat<'a> {
     fn end_the_aged(&self, now: BootTime) {
         let aged = self.session.claims().aged(now);
         for hold in aged {
-            self.session.drop_hold(&hold, Reason::HeldTooLong);
+            if hold.is_leaving() {
+                // Its release is under way already.
+                hold.finish(End::Lost(Reason::HeldTooLong));
+            } else {
+                self.session.drop_hold(&hold, Reason::HeldTooLong);
+            }
         }
     }
 

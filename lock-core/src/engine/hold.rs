@@ -194,7 +194,17 @@ impl Hold {
 
     /// True for the first who asks: the one who releases it.
     pub(super) fn begin_release(&self) -> bool {
-        !self.leaving.swap(true, Ordering::AcqRel)
+        let first = !self.leaving.swap(true, Ordering::AcqRel);
+        if first {
+            // The store may grant it to another long before the answer arrives: work under it stops now.
+            self.ended.notify_waiters();
+        }
+        first
+    }
+
+    /// Its release has begun.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     /// The store confirmed it by an answer to what was sent at this instant.

@@ -117,6 +117,7 @@ impl OpenSession {
             target: telemetry::TARGET, key = %hold.claim().key, token = hold.token().get(), reason = reason.as_str(),
             "lock lost: {reason}"
         );
+        hold.begin_release();
         self.claims().leave(hold.claim().ticket);
         self.release_in_a_job(hold.claim().clone(), Certainty::MaybeInFlight);
     }
@@ -129,7 +130,7 @@ impl OpenSession {
     pub(super) fn end(&self, reason: Reason) {
         let reason = self.lease.end(reason);
         let holds = self.claims().end(reason);
-        for hold in holds {
+        for hold in holds.into_iter().filter(|hold| hold.end().is_none()) {
             tracing::warn!(
                 target: telemetry::TARGET, key = %hold.claim().key, token = hold.token().get(),
                 reason = reason.as_str(), "lock lost: {reason}"

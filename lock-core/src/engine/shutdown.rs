@@ -68,6 +68,7 @@ impl Engine {
                 let holds = session.claims().holds();
                 for hold in holds {
                     hold.finish(End::Lost(Reason::ShutDown));
+                    hold.begin_release();
                     session.claims().leave(hold.claim().ticket);
                     session.release_in_a_job(hold.claim().clone(), Certainty::MaybeInFlight);
                 }

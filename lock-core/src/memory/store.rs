@@ -74,8 +74,11 @@ impl Store {
         let standing = |claim: &ClaimRef| {
             let Some(record) = state.keys.get(&claim.key) else { return Standing::Gone };
             match record.standing(session, claim.ticket) {
-                Standing::Waits { .. } if record.is_head(session, claim.ticket) => {
-                    Standing::Waits { recheck_in: state.next_end(record, now) }
+                // The head looks after the holders. It may have died with them: then everybody does.
+                Standing::Waits { .. } => {
+                    let head = record.is_head(session, claim.ticket);
+                    let recheck_in = state.next_end(record, now).filter(|time| head || time.is_zero());
+                    Standing::Waits { recheck_in }
                 }
                 other => other,
             }
@@ -241,6 +244,7 @@ impl State {
         Some(self.sessions.get(&session)?.record.info().clone())
     }
 
+    /// `None` for a session that is not known any more.
     fn ends_in(&self, session: SessionId, fixed: Option<u64>, now: u64) -> Option<Duration> {
         let ends = fixed.or_else(|| Some(self.sessions.get(&session)?.record.expires_at()))?;
         Some(Duration::from_micros(ends.saturating_sub(now)))
@@ -254,11 +258,12 @@ impl State {
             .under(Some(blocker.token))
     }
 
-    /// When the first of the holders ends unless it is renewed.
+    /// When the first of the holders ends unless it is renewed; zero when it has ended.
     fn next_end(&self, record: &KeyRecord, now: u64) -> Option<Duration> {
-        let ends =
-            |holder: &crate::table::Holder| self.ends_in(holder.session, holder.holding.fixed_until(), now);
-        record.holders().iter().filter_map(ends).min()
+        let ends = |holder: &crate::table::Holder| {
+            self.ends_in(holder.session, holder.holding.fixed_until(), now).unwrap_or_default()
+        };
+        record.holders().iter().map(ends).min()
     }
 }
 

@@ -32,21 +32,29 @@ impl TableSession {
         Ok(Busy::new().held_by(sight.info).for_another(fixed.or(sight.remaining)).under(Some(blocker.token)))
     }
 
-    /// When the first of the holders ends unless it is renewed: when the head of the queue has to look again.
+    /// When the head of the queue has to look again: when the first of the holders has ended, unless it is renewed.
+    async fn next_look(&self, record: &KeyRecord, input: Input) -> Result<Option<Duration>> {
+        let slack = self.store.info().capabilities.expiry_slack;
+        Ok(self.next_end(record, input).await?.map(|time| time + slack))
+    }
+
+    /// When the first of the holders ends unless it is renewed; zero when it has ended.
     async fn next_end(&self, record: &KeyRecord, input: Input) -> Result<Option<Duration>> {
         let mut next: Option<Duration> = None;
         for holder in record.holders() {
             let ends_in = match holder.holding {
                 Holding::Fixed { until, .. } => Some(Duration::from_micros(until.saturating_sub(input.now))),
-                Holding::Session { .. } => self.store.sight(holder.session).await?.remaining,
+                Holding::Session { .. } => {
+                    let sight = self.store.sight(holder.session).await?;
+                    if sight.lives { sight.remaining } else { Some(Duration::ZERO) }
+                }
             };
             next = match (next, ends_in) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
         }
-        let slack = self.store.info().capabilities.expiry_slack;
-        Ok(next.map(|time| time + slack))
+        Ok(next)
     }
 
     fn watch_holders(&self, claim: &ClaimRef, record: &KeyRecord) {
@@ -103,7 +111,7 @@ impl Session for TableSession {
                 let mut recheck_in = None;
                 if head {
                     // In this order: whoever dies between the two is seen by the watch.
-                    recheck_in = self.next_end(&record, input).await?;
+                    recheck_in = self.next_look(&record, input).await?;
                     self.watch_holders(&claim.reference(), &record);
                 }
                 Ok(Claimed::Queued { recheck_in, busy })
@@ -135,7 +143,13 @@ impl TableSession {
             Standing::Waits { .. } if record.is_head(self.id(), claim.ticket) => {
                 let input = self.store.input().await?;
                 self.watch_holders(claim, record);
-                Standing::Waits { recheck_in: self.next_end(record, input).await? }
+                Standing::Waits { recheck_in: self.next_look(record, input).await? }
+            }
+            // The head looks after the holders. It may have died with them: then everybody does.
+            Standing::Waits { .. } => {
+                let input = self.store.input().await?;
+                let recheck_in = self.next_end(record, input).await?.filter(Duration::is_zero);
+                Standing::Waits { recheck_in }
             }
             other => other,
         })

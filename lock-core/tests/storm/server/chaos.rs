@@ -1,0 +1,106 @@
+//! What a store does of its own accord: it forgets, ends sessions, repeats itself.
+
+use lock_core::table::SessionCommand;
+use lock_core::{ClaimRef, Clock, Event, LockKey, Reason, SessionId, Ticket};
+
+use super::{Server, Shape};
+use crate::weather::chance;
+
+impl Server {
+    /// One act of chaos on one of these keys.
+    pub(crate) fn misbehave(&self, keys: &[LockKey]) {
+        let (roll, key) = {
+            let mut state = self.state();
+            let key = keys[state.rng.usize(0..keys.len())].clone();
+            (state.rng.u8(0..10), key)
+        };
+        match roll {
+            0 | 1 => self.forget(&key, false),
+            2 => self.forget(&key, true),
+            3 => drop(self.force_release(&key, None)),
+            4 | 5 => self.end_some_session(),
+            6 => self.send_to_some_session(|_| Event::Gap),
+            7 => self.repeat_itself(),
+            8 => self.send_to_some_session(Event::Recheck),
+            // Mostly of claims that were settled long ago.
+            _ => self.send_to_some_session(|ticket| Event::Wanted(ClaimRef::new(key.clone(), ticket))),
+        }
+    }
+
+    /// Loses grants: by a failover, a deletion. Nobody is told.
+    pub(crate) fn forget(&self, key: &LockKey, all: bool) {
+        let now = self.clock.boot();
+        let mut state = self.state();
+        // With its tombstones a store forgets which copies are void: a place in the queue that one of them takes is
+        // nobody's, and nothing tells of it while the holder lives.
+        let all = all && state.on_their_way.values().all(|&copies| copies == 0);
+        for token in self.judge(&mut state, |table, at| table.forget(at, key, all)) {
+            state.broken.entry((key.clone(), token)).or_insert(now);
+        }
+    }
+
+    fn end_some_session(&self) {
+        let Some(session) = self.some_session() else { return };
+        self.end_session(session);
+        let tell = {
+            let mut state = self.state();
+            chance(&mut state.rng, 500)
+        };
+        if tell {
+            self.tell(vec![(session, Event::Lost(Reason::SessionEnded))]);
+        }
+    }
+
+    /// Ends a session as an operator would, without a word to it.
+    pub(crate) fn end_session(&self, session: SessionId) {
+        let now = self.clock.boot();
+        let mut state = self.state();
+        let keys = state.table.keys();
+        let held = self.judge(&mut state, |table, at| {
+            let of = |key: &LockKey| {
+                let own = table.holders(at, key).into_iter().filter(|&(owner, _, _)| owner == session);
+                own.map(|(_, _, token)| (key.clone(), token)).collect::<Vec<_>>()
+            };
+            keys.iter().flat_map(of).collect::<Vec<_>>()
+        });
+        for grant in held {
+            state.broken.entry(grant).or_insert(now);
+        }
+        if let Some(member) = state.members.find_mut(session) {
+            member.record.apply(now.as_nanos() / 1000, SessionCommand::End);
+        }
+        // In one kind of store a death is noticed at once, in the other by whoever asks.
+        drop(state);
+        if self.shape != Shape::HandsOver {
+            self.settle();
+        }
+    }
+
+    fn send_to_some_session(&self, event: impl FnOnce(Ticket) -> Event) {
+        let Some(session) = self.some_session() else { return };
+        let ticket = {
+            let mut state = self.state();
+            let last = state.members.find(session).map_or(0, |member| member.last_ticket);
+            Ticket(state.rng.u64(0..=last))
+        };
+        self.tell(vec![(session, event(ticket))]);
+    }
+
+    fn repeat_itself(&self) {
+        let Some(session) = self.some_session() else { return };
+        let again = {
+            let mut state = self.state();
+            let state = &mut *state;
+            let told = state.members.find(session).map(|member| member.told.as_slice()).unwrap_or_default();
+            if told.is_empty() { None } else { Some(told[state.rng.usize(0..told.len())].clone()) }
+        };
+        self.tell(again.map(|event| (session, event)).into_iter().collect());
+    }
+
+    /// One that lives.
+    pub(crate) fn some_session(&self) -> Option<SessionId> {
+        let mut state = self.state();
+        let living = state.members.living(self.micros());
+        if living.is_empty() { None } else { Some(living[state.rng.usize(0..living.len())]) }
+    }
+}
