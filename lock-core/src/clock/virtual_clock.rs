@@ -179,7 +179,8 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_timer_is_taken_off() {
         let clock = VirtualClock::new();
-        for mut pause in [clock.sleep(Duration::from_secs(1)), clock.wake_at(BootTime::from_nanos(u64::MAX))] {
+        for mut pause in [clock.sleep(Duration::from_secs(1)), clock.wake_at(BootTime::from_nanos(u64::MAX))]
+        {
             assert!(poll_fn(|context| Poll::Ready(pause.as_mut().poll(context))).await.is_pending());
             assert!(clock.next_timer().is_some());
             drop(pause);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use lock_core::{
-    AcquireOptions, BootTime, Clock, ErrorKind, Guard, Lock, LockClient, LockKey, Ran, Result, VirtualClock, Wait,
+    AcquireOptions, BootTime, Clock, ErrorKind, Guard, Lock, LockClient, LockKey, Ran, Result, VirtualClock,
+    Wait,
 };
 
 use crate::history::{Entry, History};
@@ -40,7 +41,11 @@ impl Kind {
             Kind::Mutex => (client.mutex(key.clone()).unwrap(), (1, 1)),
             Kind::ReadersWriter => {
                 let lock = client.rw_lock(key.clone()).unwrap();
-                if rng.u8(0..3) > 0 { (lock.read(), (1, u32::MAX)) } else { (lock.write(), (u32::MAX, u32::MAX)) }
+                if rng.u8(0..3) > 0 {
+                    (lock.read(), (1, u32::MAX))
+                } else {
+                    (lock.write(), (u32::MAX, u32::MAX))
+                }
             }
             Kind::Semaphore(capacity) => {
                 let weight = rng.u32(1..=capacity);

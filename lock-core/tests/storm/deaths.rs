@@ -23,7 +23,10 @@ fn die_holding_and_waiting(backend: &Arc<MemoryBackend>, clock: &VirtualClock) {
     let doomed = World::new(1);
     doomed.run(async {
         let lock = client(backend, clock, &doomed).mutex("key").unwrap();
-        let guard = doomed.outcome(TTL, { let lock = lock.clone(); async move { lock.acquire().await } });
+        let guard = doomed.outcome(TTL, {
+            let lock = lock.clone();
+            async move { lock.acquire().await }
+        });
         std::mem::forget(guard.await.unwrap().unwrap());
         std::mem::forget(doomed.play(async move { lock.acquire().await }));
         doomed.idle().await;
@@ -55,7 +58,17 @@ fn also_when_somebody_else_has_opened_a_session_since() {
         world.pass(TTL + Duration::from_millis(1)).await;
         // Whoever opens a session clears away those that are over.
         let other = client(&backend, &world.clock, &world);
-        world.outcome(TTL, { let other = other.clone(); async move { other.open().await } }).await.unwrap().unwrap();
-        assert!(world.until(TTL, || waiting.is_over()).await, "it waits for ever for a session that nobody knows");
+        world
+            .outcome(TTL, {
+                let other = other.clone();
+                async move { other.open().await }
+            })
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            world.until(TTL, || waiting.is_over()).await,
+            "it waits for ever for a session that nobody knows"
+        );
     });
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lock_core::{BootTime, Clock, End, FencingToken, Guard, Held, HoldState, LockKey, Reason, SessionId, VirtualClock};
+use lock_core::{
+    BootTime, Clock, End, FencingToken, Guard, Held, HoldState, LockKey, Reason, SessionId, VirtualClock,
+};
 
 use crate::server::Server;
 
@@ -79,7 +81,13 @@ impl History {
     }
 
     /// A detached hold was won: it is sure until `invoked` + its time.
-    pub(crate) fn detached(&self, key: &LockKey, token: FencingToken, invoked: BootTime, time: Duration) -> Entry {
+    pub(crate) fn detached(
+        &self,
+        key: &LockKey,
+        token: FencingToken,
+        invoked: BootTime,
+        time: Duration,
+    ) -> Entry {
         self.add(Span {
             key: key.clone(),
             token,
@@ -189,7 +197,8 @@ impl History {
         for span in spans.iter().filter(|span| span.session.is_some()) {
             let Some(broken) = self.server.broken_at(&span.key, span.token) else { continue };
             let known = [span.given_back, span.ended].into_iter().flatten().min();
-            if self.server.tells_in_time() && known.is_none_or(|known| known > broken.max(span.from) + bound) {
+            if self.server.tells_in_time() && known.is_none_or(|known| known > broken.max(span.from) + bound)
+            {
                 faults.push(format!(
                     "{}: {} was broken by the store at {broken:?}, and its guard heard of it at {known:?}",
                     span.key, span.token

@@ -37,7 +37,13 @@ impl World {
             })
             .build()
             .unwrap();
-        World { clock: VirtualClock::new(), net: Network::default(), runtime, parked, tasks: RefCell::default() }
+        World {
+            clock: VirtualClock::new(),
+            net: Network::default(),
+            runtime,
+            parked,
+            tasks: RefCell::default(),
+        }
     }
 
     pub(crate) fn run<T>(&self, scenario: impl Future<Output = T>) -> T {

@@ -68,7 +68,9 @@ impl Session for HostileSession {
     async fn renew(&self, known: &[ClaimRef]) -> Result<Renewal> {
         self.server.watch_renewal(self.id, known.len());
         let (id, known) = (self.id, known.to_vec());
-        self.server.call(Op::Renew, "renew", None, move |server, prompt| server.renew(id, &known, prompt)).await
+        self.server
+            .call(Op::Renew, "renew", None, move |server, prompt| server.renew(id, &known, prompt))
+            .await
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
@@ -81,7 +83,9 @@ impl Session for HostileSession {
         self.server.watch_release(self.id, claim, certainty);
         let (id, claim) = (self.id, claim.clone());
         let settled = certainty == Certainty::Settled;
-        self.server.call(Op::Release, "release", None, move |server, _| server.release(id, &claim, settled)).await
+        self.server
+            .call(Op::Release, "release", None, move |server, _| server.release(id, &claim, settled))
+            .await
     }
 
     async fn close(&self) -> Result<()> {

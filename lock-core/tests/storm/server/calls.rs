@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use lock_core::table::{SessionCommand, SessionOutcome, SessionRecord};
 use lock_core::{
-    BootTime, Certainty, Claim, ClaimRef, Claimed, Clock, Effect, Error, Event, EventSink, FencingToken, LockKey, Reason,
-    Released, Renewal, Result, SessionId, SessionOptions, Standing, Ticket,
+    BootTime, Certainty, Claim, ClaimRef, Claimed, Clock, Effect, Error, Event, EventSink, FencingToken,
+    LockKey, Reason, Released, Renewal, Result, SessionId, SessionOptions, Standing, Ticket,
 };
 use tokio::sync::oneshot;
 
@@ -167,8 +167,7 @@ impl Server {
         if held && chance(rng, weather.orphan) {
             return Ok(Released::Done);
         }
-        let (released, told) =
-            self.judge(&mut state, |table, now| table.release(now, id, claim, settled));
+        let (released, told) = self.judge(&mut state, |table, now| table.release(now, id, claim, settled));
         drop(state);
         self.tell(told);
         Ok(released)

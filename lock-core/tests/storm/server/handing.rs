@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lock_core::table::{Command, Input, KeyRecord, News, Notice, Outcome, Request};
 use lock_core::{
-    Busy, Certainty, Claim, ClaimRef, Claimed, Event, FencingToken, LockKey, Proof, Released, Result, SessionId,
-    Standing, Ticket,
+    Busy, Certainty, Claim, ClaimRef, Claimed, Event, FencingToken, LockKey, Proof, Released, Result,
+    SessionId, Standing, Ticket,
 };
 
 use super::{Now, Table, Told};
