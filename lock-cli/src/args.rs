@@ -45,9 +45,16 @@ const STORE: &str = "\
 The store of the locks, such as file:///var/lib/app/locks [default: $FENCEPOST_URL; without it a directory of this user \
 alone, under ~/.local/state: other users do not see its locks, nor you theirs]";
 
+const MORE: &str = "\
+Example:
+    fencepost run --try nightly-report -- /usr/local/bin/report --all
+
+Options, exit statuses and more examples: fencepost run --help
+";
+
 /// Runs a command under a distributed lock, and ends it before the lock can end
 #[derive(Debug, Parser)]
-#[command(name = "fencepost", version, about, max_term_width = 100)]
+#[command(name = "fencepost", version, max_term_width = 100, disable_help_subcommand = true, after_help = MORE)]
 struct CommandLine {
     #[arg(long, global = true, value_name = "URL", help = STORE)]
     on: Option<String>,

@@ -46,6 +46,7 @@ impl Supervision<'_> {
     /// Returns when nothing is left of the command's group.
     pub(crate) async fn until_gone(mut self) -> Ended {
         let clock = SystemClock::new();
+        let mut extended = std::pin::pin!(self.guard.extended(self.told));
         let mut patience = std::pin::pin!(time_is_over(&clock, self.timeout));
         let (mut is_lost, mut is_late) = (None, false);
         let (mut group, mut status) = (None, None);
@@ -89,10 +90,10 @@ impl Supervision<'_> {
                     Came::Signal(Signal::CONT) => self.resume(group),
                     Came::Signal(signal) => self.ward.tell(Order::Signal(signal.as_raw())),
                 },
-                state = self.guard.extended(self.told), if is_lost.is_none() => match state {
+                state = &mut extended, if is_lost.is_none() => match state {
                     HoldState::Held { until } | HoldState::AtRisk { until } => {
-                        self.told = until;
                         self.ward.tell(Order::Until(until));
+                        extended.set(self.guard.extended(until));
                     }
                     HoldState::Ended(End::Lost(reason)) => {
                         is_lost = Some(reason);

@@ -186,8 +186,11 @@ impl Hold {
             if until > beyond {
                 return state;
             }
-            match race(told, race(renewed, self.lease.clock().wake_at(until))).await {
-                First::Left(()) | First::Right(_) => {}
+            let news = race(told, renewed);
+            if self.unattended.load(Ordering::Acquire) {
+                race(news, self.lease.clock().wake_at(until)).await;
+            } else {
+                news.await;
             }
         }
     }
