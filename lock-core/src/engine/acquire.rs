@@ -99,6 +99,13 @@ impl Engine {
             })
             .await
         };
+        if let Ok(Ok(won)) = &outcome {
+            // Entered among the holds before this look: either the shutdown finds it there, or it is found out here.
+            if core.closing.is_begun() && !matches!(ask.term, Term::Fixed(_)) {
+                won.session.drop_hold(&won.hold, Reason::ShutDown);
+                return Err(shut_down(core, &ask.key));
+            }
+        }
         match &outcome {
             Ok(Ok(won)) => {
                 span.record("token", won.hold.token().get());
@@ -138,7 +145,7 @@ impl Core {
                     News::Granted { token, proof } => return place.win(token, proof, ask).map(Ok),
                     News::Recheck | News::RecheckIn(_) => {}
                     // Its place in the queue is lost, the session is not: again, at the tail.
-                    News::Gone => break,
+                    News::Gone | News::Revoked(_) => break,
                     News::Over(reason) => return Err(place.lost(reason)),
                 }
             }
@@ -322,6 +329,12 @@ impl Place {
             drop(claims);
             return Err(self.lost(reason));
         }
+        // The news of its end may have overtaken that of the grant.
+        let revoked = claims.revoked(self.claim.ticket);
+        if let (Some(reason), true) = (revoked, self.is_fixed()) {
+            drop(claims);
+            return Err(self.lost(reason));
+        }
         match self.claim.term {
             // It does not live by the session, so the session has nothing to keep.
             Term::Fixed(_) => claims.forget(self.claim.ticket),
@@ -329,7 +342,9 @@ impl Place {
         }
         drop(claims);
         self.won = true;
-        if ask.at_most.is_some() {
+        if let Some(reason) = revoked {
+            self.session.drop_hold(&hold, reason);
+        } else if ask.at_most.is_some() {
             self.session.nudge();
         }
         Ok(Won { session: self.session.clone(), hold, proof })
@@ -366,13 +381,17 @@ impl Drop for Place {
         }
         self.session.claims().leave(self.claim.ticket);
         let (session, claim, certainty) = (self.session.clone(), self.claim.reference(), self.certainty());
+        let outlives = match self.claim.term {
+            Term::Fixed(time) => Some(session.core().clock.boot() + time),
+            Term::Session { .. } => None,
+        };
         match self.flight.take() {
-            None => session.release_in_a_job(claim, certainty),
+            None => session.core().jobs.hand_over(settle(session.clone(), claim, certainty, outlives)),
             Some(flight) => self.session.core().jobs.hand_over(async move {
                 match flight.await {
                     Ok(Claimed::Busy(_)) => session.claims().forget(claim.ticket),
-                    Ok(_) => settle(session, claim, certainty).await,
-                    Err(_) => settle(session, claim, Certainty::MaybeInFlight).await,
+                    Ok(_) => settle(session, claim, certainty, outlives).await,
+                    Err(_) => settle(session, claim, Certainty::MaybeInFlight, outlives).await,
                 }
             }),
         }

@@ -48,6 +48,8 @@ pub(super) enum News {
     Recheck,
     RecheckIn(Duration),
     Gone,
+    /// It was granted and its grant ended by force, or it was removed from the queue.
+    Revoked(Reason),
     Over(Reason),
 }
 
@@ -119,6 +121,14 @@ impl Claims {
         }
     }
 
+    /// Why a grant that is about to be taken is over already.
+    pub(super) fn revoked(&self, ticket: Ticket) -> Option<Reason> {
+        match self.entries.get(&ticket) {
+            Some(Entry::Waiting(Waiting { news: Some(News::Revoked(reason)), .. })) => Some(*reason),
+            _ => None,
+        }
+    }
+
     pub(super) fn queued(&mut self, ticket: Ticket, now: BootTime) {
         if let Some(Entry::Waiting(waiting)) = self.entries.get_mut(&ticket) {
             if !std::mem::replace(&mut waiting.queued, true) {
@@ -165,14 +175,15 @@ impl Claims {
         self.entries.values().filter_map(held).collect()
     }
 
-    /// The keys of everything that is not settled.
+    /// The keys of everything that is held, or whose release is not settled.
     pub(super) fn keys(&self) -> Vec<LockKey> {
         let key = |entry: &Entry| match entry {
-            Entry::Waiting(waiting) => waiting.key.clone(),
-            Entry::Holding(hold) => hold.claim().key.clone(),
-            Entry::Leaving(key, _) => key.clone(),
+            // Its own future withdraws it, and has perhaps not been polled since the client closes.
+            Entry::Waiting(_) => None,
+            Entry::Holding(hold) => Some(hold.claim().key.clone()),
+            Entry::Leaving(key, _) => Some(key.clone()),
         };
-        self.entries.values().map(key).collect()
+        self.entries.values().filter_map(key).collect()
     }
 
     /// A few of the holds that began first: tickets count up.
@@ -289,7 +300,7 @@ impl Claims {
             }
             Event::Revoked(ticket, reason) => match self.entries.get_mut(&ticket) {
                 Some(Entry::Waiting(waiting)) => {
-                    waiting.tell(News::Gone);
+                    waiting.tell(News::Revoked(reason));
                     None
                 }
                 Some(Entry::Holding(hold)) => Some(Chore::Drop(hold.clone(), reason)),
@@ -368,9 +379,10 @@ impl Claims {
 }
 
 impl Waiting {
-    /// A grant beats everything, and is never overwritten by what was sent before it.
+    /// A grant beats everything but its own end, and is never overwritten by what was sent before it.
     fn tell(&mut self, news: News) {
         let stronger = |news: &News| match news {
+            News::Revoked(_) => 4,
             News::Granted { .. } => 3,
             News::Gone | News::Over(_) => 2,
             News::Recheck => 1,

@@ -129,7 +129,7 @@ impl<'a> Beat<'a> {
         match answer {
             Ok(renewal) => {
                 if let Some(ttl) = renewal.ttl {
-                    lease.adopt_ttl(ttl);
+                    lease.adopt_ttl(ttl, sent);
                 }
                 if !lease.acknowledge(sent) {
                     return;

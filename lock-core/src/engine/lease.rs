@@ -46,23 +46,31 @@ impl Lease {
         self.margin.store(nanos(margin), Ordering::Relaxed);
     }
 
-    /// The store changed the TTL with a renewal.
-    pub(super) fn adopt_ttl(&self, ttl: Duration) {
-        self.ttl.store(nanos(ttl), Ordering::Relaxed);
+    /// The store changed the TTL with a renewal that was sent at this instant. A shorter one shortens what was promised
+    /// under the longer one: the store counts from this renewal now.
+    pub(super) fn adopt_ttl(&self, ttl: Duration, sent: BootTime) {
+        let before = self.ttl.swap(nanos(ttl), Ordering::Relaxed);
+        if nanos(ttl) < before {
+            self.overdue.fetch_min((sent + ttl / 3 * 2).as_nanos(), Ordering::AcqRel);
+            self.deadline.fetch_min((sent + self.valid_for(ttl)).as_nanos(), Ordering::AcqRel);
+        }
     }
 
     /// The store acknowledged what was sent at this instant. `false` when that came too late.
     pub(super) fn acknowledge(&self, sent: BootTime) -> bool {
         let ttl = self.ttl();
-        let margin = margin(ttl, Duration::from_nanos(self.margin.load(Ordering::Relaxed)));
         let first = self.deadline.load(Ordering::Acquire) == 0;
         if !first && self.over().is_some() {
             return false;
         }
         self.overdue.fetch_max((sent + ttl / 3 * 2).as_nanos(), Ordering::AcqRel);
-        self.deadline.fetch_max((sent + (ttl - margin)).as_nanos(), Ordering::AcqRel);
+        self.deadline.fetch_max((sent + self.valid_for(ttl)).as_nanos(), Ordering::AcqRel);
         self.renewed.notify_waiters();
         self.over().is_none()
+    }
+
+    fn valid_for(&self, ttl: Duration) -> Duration {
+        ttl - margin(ttl, Duration::from_nanos(self.margin.load(Ordering::Relaxed)))
     }
 
     /// Ends it, unless it is over already; the reason that counts.

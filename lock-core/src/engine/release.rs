@@ -8,6 +8,7 @@ use super::call::Caller;
 use super::hold::Hold;
 use super::session::OpenSession;
 use crate::backend::{Certainty, ClaimRef, Released};
+use crate::clock::BootTime;
 use crate::error::{ErrorKind, Operation, Result};
 use crate::hold::{End, HoldState, Reason};
 use crate::telemetry;
@@ -89,10 +90,19 @@ fn conclude(session: &Arc<OpenSession>, hold: &Arc<Hold>, answer: Result<Release
 }
 
 /// Releases until the store has answered, or the session is over and the TTL answers.
-pub(super) async fn settle(session: Arc<OpenSession>, claim: ClaimRef, certainty: Certainty) {
+///
+/// What a detached claim may have been granted outlives the session, and nobody was told its token: for that it goes on
+/// until the term ends, or the client.
+pub(super) async fn settle(
+    session: Arc<OpenSession>,
+    claim: ClaimRef,
+    certainty: Certainty,
+    outlives: Option<BootTime>,
+) {
     let core = session.core().clone();
     let mut pauses = core.settings.retry.pauses();
-    while session.lease().over().is_none() {
+    let goes_on = || outlives.is_some_and(|end| core.clock.boot() < end && !core.closing.is_closed());
+    while session.lease().over().is_none() || goes_on() {
         match attempt(session.clone(), claim.clone(), certainty).await {
             Ok(_) => break,
             Err(error) if matches!(error.kind(), ErrorKind::SessionLost(_)) => break,

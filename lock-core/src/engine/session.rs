@@ -123,7 +123,7 @@ impl OpenSession {
     }
 
     pub(super) fn release_in_a_job(self: &Arc<OpenSession>, claim: ClaimRef, certainty: Certainty) {
-        self.core.jobs.hand_over(settle(self.clone(), claim, certainty));
+        self.core.jobs.hand_over(settle(self.clone(), claim, certainty, None));
     }
 
     /// Ends the session, with all its holds and waiters.

@@ -45,6 +45,10 @@ impl Closing {
         *self.0.borrow() != Stage::Open
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        *self.0.borrow() == Stage::Closed
+    }
+
     /// Resolves when acquires are refused.
     pub(super) async fn begun(&self) {
         let _ = self.0.subscribe().wait_for(|&stage| stage >= Stage::Draining).await;

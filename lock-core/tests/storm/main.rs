@@ -6,9 +6,11 @@
 
 mod actors;
 mod deaths;
+mod ends;
 mod history;
 mod network;
 mod polls;
+mod scene;
 mod server;
 mod storms;
 mod weather;

@@ -22,6 +22,8 @@ pub(crate) struct Weather {
     pub(crate) instant: u32,
     /// Otherwise at most this long each way…
     pub(crate) delay: Duration,
+    /// Neither more nor less.
+    pub(crate) exact: bool,
     /// …save for one in so many thousand, which takes up to `longest`.
     pub(crate) slow: u32,
     pub(crate) longest: Duration,
@@ -42,6 +44,14 @@ pub(crate) struct Weather {
     pub(crate) ttl: u32,
     /// Renewals are spared, so that a verification comes when it should.
     pub(crate) steady_renewals: bool,
+    /// Nothing gets through at all, or requests do and no reply.
+    pub(crate) cut: Option<Cut>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    Requests,
+    Replies,
 }
 
 /// What becomes of one call.
@@ -63,6 +73,7 @@ impl Weather {
         Weather {
             instant: 300,
             delay: Duration::from_millis(4),
+            exact: false,
             slow: 0,
             longest: Duration::ZERO,
             refused: 0,
@@ -75,12 +86,22 @@ impl Weather {
             orphan: 0,
             ttl: 0,
             steady_renewals: true,
+            cut: None,
         }
     }
 
     /// Every call is answered at its first poll, and every event at once.
     pub(crate) fn still() -> Weather {
         Weather { instant: 1000, ..Weather::calm() }
+    }
+
+    pub(crate) fn cut(cut: Cut) -> Weather {
+        Weather { cut: Some(cut), steady_renewals: false, ..Weather::still() }
+    }
+
+    /// Each way takes this long, for calls and events alike.
+    pub(crate) fn slow(delay: Duration) -> Weather {
+        Weather { instant: 0, delay, exact: true, ..Weather::calm() }
     }
 
     /// Any weather, from a breeze to a hurricane.
@@ -90,6 +111,7 @@ impl Weather {
         Weather {
             instant: some(900),
             delay: Duration::from_millis(u64::from(some(60)) + 1),
+            exact: false,
             slow: some(120),
             longest: ttl * 2,
             refused: some(150),
@@ -102,10 +124,16 @@ impl Weather {
             orphan: some(150),
             ttl: some(100),
             steady_renewals: some(1) == 0,
+            cut: None,
         }
     }
 
     pub(crate) fn fate(&self, op: Op, rng: &mut Rng) -> Fate {
+        match self.cut {
+            Some(Cut::Requests) => return Fate::Unknown(None, None),
+            Some(Cut::Replies) => return Fate::Unknown(Some(Duration::ZERO), None),
+            None => {}
+        }
         if op == Op::Renew && self.steady_renewals {
             return Fate::Answered(self.any_delay(rng).min(SHORT), self.any_delay(rng).min(SHORT));
         }
@@ -129,6 +157,9 @@ impl Weather {
     }
 
     fn any_delay(&self, rng: &mut Rng) -> Duration {
+        if self.exact {
+            return self.delay;
+        }
         let most = if chance(rng, self.slow) { self.longest } else { self.delay };
         // Whole microseconds, as the store's clock counts.
         Duration::from_micros(rng.u64(0..=u64::try_from(most.as_micros()).unwrap_or(u64::MAX)))
@@ -139,7 +170,7 @@ impl Weather {
         if chance(rng, self.event_late) {
             return Some(self.longest.mul_f64(rng.f64() / 4.0));
         }
-        if rng.bool() { None } else { Some(self.any_delay(rng).min(SHORT)) }
+        if self.instant == 1000 || rng.bool() { None } else { Some(self.any_delay(rng).min(SHORT)) }
     }
 }
 

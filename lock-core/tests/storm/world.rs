@@ -102,6 +102,12 @@ impl World {
         }
     }
 
+    /// Gives each task at most one poll, and then the engines what they want.
+    pub(crate) async fn turn(&self) {
+        self.take_turns();
+        self.parked().await;
+    }
+
     async fn parked(&self) {
         let mut asked = false;
         poll_fn(|context| {

@@ -134,12 +134,13 @@ impl Server {
 
     /// A change of the TTL is only made where the client is sure to hear of it in time.
     fn change_ttl(state: &mut State, id: SessionId, micros: u64) -> Option<Duration> {
-        if !chance(&mut state.rng, state.weather.ttl) {
+        let asked = state.next_ttl.take();
+        if asked.is_none() && !chance(&mut state.rng, state.weather.ttl) {
             return None;
         }
         let factor = [0.6, 1.0, 1.7][state.rng.usize(0..3)];
         let member = state.members.find_mut(id)?;
-        let ttl = Duration::from_micros(member.record.ttl()).mul_f64(factor);
+        let ttl = asked.unwrap_or_else(|| Duration::from_micros(member.record.ttl()).mul_f64(factor));
         let ttl = ttl.clamp(Duration::from_millis(400), Duration::from_secs(20));
         let length = u64::try_from(ttl.as_micros()).ok()?;
         member.record = SessionRecord::open(id, micros, length, member.record.info().clone());
@@ -184,7 +185,7 @@ impl Server {
         Ok(())
     }
 
-    pub(super) fn force_release(&self, key: &LockKey, only: Option<FencingToken>) -> usize {
+    pub(crate) fn force_release(&self, key: &LockKey, only: Option<FencingToken>) -> usize {
         let now = self.clock.boot();
         let mut state = self.state();
         let (ended, told) = self.judge(&mut state, |table, at| table.force_release(at, key, only));

@@ -109,6 +109,8 @@ pub(crate) struct State {
     longest_ttl: Duration,
     same_instant: (BootTime, usize),
     steady_renewals: bool,
+    /// The TTL that the next renewal brings.
+    next_ttl: Option<Duration>,
 }
 
 impl Server {
@@ -137,6 +139,7 @@ impl Server {
             longest_ttl: Duration::ZERO,
             same_instant: (BootTime::ZERO, 0),
             steady_renewals,
+            next_ttl: None,
         };
         Server {
             clock: world.clock.clone(),
@@ -163,6 +166,11 @@ impl Server {
         let mut state = self.state();
         state.steady_renewals &= weather.steady_renewals;
         state.weather = weather;
+    }
+
+    /// The next renewal brings this TTL.
+    pub(crate) fn shorten(&self, ttl: Duration) {
+        self.state().next_ttl = Some(ttl);
     }
 
     pub(crate) fn violation(&self, what: String) {
