@@ -44,7 +44,10 @@ struct Waiting {
 /// What a waiting claim is told.
 #[derive(Debug)]
 pub(super) enum News {
-    Granted { token: FencingToken, proof: Proof },
+    Granted {
+        token: FencingToken,
+        proof: Proof,
+    },
     Recheck,
     RecheckIn(Duration),
     Gone,

@@ -13,6 +13,7 @@ mod hold;
 mod jobs;
 mod lease;
 mod opening;
+mod place;
 mod race;
 mod release;
 mod session;

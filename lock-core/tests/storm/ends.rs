@@ -90,7 +90,8 @@ fn a_grant_that_is_revoked_before_anybody_looks_is_no_grant() {
         server.force_release(guard.key(), None);
         server.force_release(guard.key(), None);
         world.idle().await;
-        let revoked = waiting.result().map(|won| won.map(|guard| server.broken_at(guard.key(), guard.token())));
+        let revoked =
+            waiting.result().map(|won| won.map(|guard| server.broken_at(guard.key(), guard.token())));
         assert!(!matches!(revoked, Some(Ok(Some(_)))), "a grant is handed out that is known to be revoked");
         drop(guard);
     });
