@@ -1,4 +1,5 @@
 //! What the README and docs/choosing-ttl-wait-grace.md say, held against the library in virtual time.
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::future::pending;

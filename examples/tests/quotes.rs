@@ -1,4 +1,5 @@
 //! What the pages quote stands in the programs that they name.
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a page that cannot be read fails its test")]
 
 use std::fs;

@@ -1,4 +1,5 @@
 //! A lock across the steps of a pipeline: each step is a process of its own, and none of them lives throughout.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;

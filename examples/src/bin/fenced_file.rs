@@ -2,6 +2,7 @@
 //!
 //! The two marks of the fence stand in the file itself, and every version of it is a file of its own that can be made
 //! only once. So the check and the write are one step: whoever was slower reads again, and is judged again.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;

@@ -1,4 +1,5 @@
 //! One entity at a time in a request handler: a second request is told when to come back.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;

@@ -2,6 +2,7 @@
 //!
 //! The role is not a flag that somebody sets and forgets: the work runs inside `held.run(…)`, which drops it before
 //! the lease can end, and whatever asks "do I lead?" asks the hold itself.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;

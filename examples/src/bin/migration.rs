@@ -1,4 +1,5 @@
 //! Migrations when a program starts: one replica migrates, the others wait, none of them without a bound.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;

@@ -1,4 +1,5 @@
 //! At most two imports at a time, over all processes: a semaphore.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;

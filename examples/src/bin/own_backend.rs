@@ -2,6 +2,7 @@
 //!
 //! It has no queue and tells nobody anything, so it claims to be neither fair nor pushing: the engine polls it. Before
 //! you write one like it, look at `own_store.rs`: most stores are better off with the table.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::collections::{BTreeMap, HashMap, HashSet};

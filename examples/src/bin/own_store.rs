@@ -2,6 +2,7 @@
 //!
 //! A store that can replace a record if nobody else was quicker needs no more than this. The lock table runs in the
 //! client and brings the queue, the tokens, readers-writer locks and semaphores; the engine brings the rest.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::collections::{BTreeMap, HashMap};

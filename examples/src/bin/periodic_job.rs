@@ -2,6 +2,7 @@
 //!
 //! The job is short and the clocks of the replicas differ. `hold_at_least` keeps the key taken for the rest of the
 //! interval, so that a replica whose clock is behind does not run the job a second time.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;

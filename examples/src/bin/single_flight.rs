@@ -1,4 +1,5 @@
 //! Many ask for a value that has run out, one fetches it; and when that one hangs, the next one does.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;

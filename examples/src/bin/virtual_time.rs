@@ -1,4 +1,5 @@
 //! How an application tests what it does when a lock is lost, without waiting: time moves when the test says so.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;
