@@ -37,6 +37,8 @@ struct Waiting {
     key: LockKey,
     /// The store has answered that it is in the queue: only then does a renewal that does not know it mean anything.
     queued: bool,
+    /// Somebody waits behind it already: news that came before its future has looked at the grant.
+    wanted: bool,
     news: Option<News>,
     waker: Option<Waker>,
 }
@@ -78,7 +80,10 @@ impl Claims {
         if let Some(reason) = self.over {
             return Err(reason);
         }
-        self.entries.insert(ticket, Entry::Waiting(Waiting { key, queued: false, news: None, waker: None }));
+        self.entries.insert(
+            ticket,
+            Entry::Waiting(Waiting { key, queued: false, wanted: false, news: None, waker: None }),
+        );
         Ok(())
     }
 
@@ -144,10 +149,16 @@ impl Claims {
         if let Some(at) = hold.ends_at() {
             self.ends.insert((at, ticket));
         }
-        let before = self.entries.insert(ticket, Entry::Holding(hold.clone()));
+        let (queued, wanted) = match self.entries.insert(ticket, Entry::Holding(hold.clone())) {
+            Some(Entry::Waiting(waiting)) => (waiting.queued, waiting.wanted),
+            _ => (false, false),
+        };
         // One that waited in the queue is on the ring already.
-        if !matches!(before, Some(Entry::Waiting(Waiting { queued: true, .. }))) {
+        if !queued {
             self.enlist(ticket, hold.began());
+        }
+        if wanted {
+            hold.wanted();
         }
     }
 
@@ -309,13 +320,17 @@ impl Claims {
                 Some(Entry::Holding(hold)) => Some(Chore::Drop(hold.clone(), reason)),
                 _ => None,
             },
-            Event::Wanted(claim) => match self.entries.get(&claim.ticket) {
+            Event::Wanted(claim) => match self.entries.get_mut(&claim.ticket) {
                 None => Some(Chore::Orphan(claim)),
                 Some(Entry::Holding(hold)) => {
                     hold.wanted();
                     None
                 }
-                Some(_) => None,
+                Some(Entry::Waiting(waiting)) => {
+                    waiting.wanted = true;
+                    None
+                }
+                Some(Entry::Leaving(..)) => None,
             },
             Event::Gap => {
                 for entry in self.entries.values_mut() {

@@ -161,6 +161,21 @@ async fn a_grant_that_nobody_owns_is_freed_as_soon_as_somebody_wants_it() {
 }
 
 #[tokio::test]
+async fn a_hold_that_is_wanted_before_its_owner_has_looked_at_the_grant_knows_it() {
+    let world = World::new();
+    let first = world.neighbour().mutex("k").unwrap().acquire().await.unwrap();
+    let lock = world.client.mutex("k").unwrap();
+    let mut second = Box::pin(lock.acquire());
+    assert!(at_once(second.as_mut()).await.is_none());
+    // Nobody polls it while it is granted and somebody queues behind it.
+    first.release().await.unwrap();
+    let other = world.neighbour().mutex("k").unwrap();
+    let _third = tokio::spawn(async move { other.acquire().await });
+    rest().await;
+    assert!(second.await.unwrap().is_wanted());
+}
+
+#[tokio::test]
 async fn a_wanted_hold_is_told_and_kept() {
     let world = World::new();
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
