@@ -111,6 +111,14 @@ impl Server {
         if !lives {
             return Err(Error::session_lost(Reason::SessionEnded));
         }
+        let now = self.clock.boot();
+        if let Some((last, longest)) = &mut state.gaps {
+            for claim in known {
+                if let Some(before) = last.insert((id, claim.ticket), now) {
+                    *longest = now.since(before).max(*longest);
+                }
+            }
+        }
         let mut renewal = Renewal::new(Vec::new());
         renewal.ttl = prompt.then(|| Self::change_ttl(&mut state, id, micros)).flatten();
         if let Some(ttl) = state.members.find(id).map(|member| member.record.ttl()) {

@@ -109,6 +109,8 @@ pub(crate) struct State {
     longest_ttl: Duration,
     same_instant: (BootTime, usize),
     steady_renewals: bool,
+    /// When each claim was last asked about, if anybody wants to know, and the longest time between two.
+    gaps: Option<(BTreeMap<(SessionId, Ticket), BootTime>, Duration)>,
     /// The TTL that the next renewal brings.
     next_ttl: Option<Duration>,
 }
@@ -139,6 +141,7 @@ impl Server {
             longest_ttl: Duration::ZERO,
             same_instant: (BootTime::ZERO, 0),
             steady_renewals,
+            gaps: None,
             next_ttl: None,
         };
         Server {
@@ -166,6 +169,18 @@ impl Server {
         let mut state = self.state();
         state.steady_renewals &= weather.steady_renewals;
         state.weather = weather;
+    }
+
+    pub(crate) fn watch_gaps(&self) {
+        self.state().gaps = Some((BTreeMap::new(), Duration::ZERO));
+    }
+
+    /// The longest time for which a claim was not asked about.
+    pub(crate) fn longest_gap(&self) -> Duration {
+        let now = self.clock.boot();
+        let state = self.state();
+        let (last, longest) = state.gaps.as_ref().unwrap();
+        last.values().map(|&at| now.since(at)).fold(*longest, Duration::max)
     }
 
     /// The next renewal brings this TTL.
