@@ -21,7 +21,8 @@ impl Server {
         &self,
         op: Op,
         kind: &'static str,
-        claim: Option<(SessionId, Ticket)>,
+        session: Option<SessionId>,
+        ticket: Option<Ticket>,
         apply: impl FnOnce(&Server, bool) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let fate = {
@@ -29,8 +30,13 @@ impl Server {
             *state.sent.entry(kind).or_default() += 1;
             self.count_this_instant(&mut state.same_instant);
             let state = &mut *state;
-            state.weather.fate(op, &mut state.rng)
+            let cut = session.and_then(|id| state.cut_off.get(&id)).filter(|(until, _)| self.clock.boot() < *until);
+            match cut {
+                Some((_, cut)) => cut.fate(),
+                None => state.weather.fate(op, &mut state.rng),
+            }
         };
+        let claim = session.zip(ticket);
         let (tell, told) = oneshot::channel();
         let now = self.clock.boot();
         match fate {

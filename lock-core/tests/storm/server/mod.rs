@@ -23,7 +23,7 @@ use self::handing::Handing;
 pub(crate) use self::members::Members;
 use self::watching::Watching;
 use crate::network::Network;
-use crate::weather::Weather;
+use crate::weather::{Cut, Weather};
 use crate::world::World;
 
 /// Who is told what.
@@ -109,6 +109,8 @@ pub(crate) struct State {
     longest_ttl: Duration,
     same_instant: (BootTime, usize),
     steady_renewals: bool,
+    /// Sessions whose client is cut off, until when.
+    cut_off: BTreeMap<SessionId, (BootTime, Cut)>,
     /// When each claim was last asked about, if anybody wants to know, and the longest time between two.
     gaps: Option<(BTreeMap<(SessionId, Ticket), BootTime>, Duration)>,
     /// The TTL that the next renewal brings.
@@ -141,6 +143,7 @@ impl Server {
             longest_ttl: Duration::ZERO,
             same_instant: (BootTime::ZERO, 0),
             steady_renewals,
+            cut_off: BTreeMap::new(),
             gaps: None,
             next_ttl: None,
         };
@@ -169,6 +172,7 @@ impl Server {
         let mut state = self.state();
         state.steady_renewals &= weather.steady_renewals;
         state.weather = weather;
+        state.cut_off.clear();
     }
 
     pub(crate) fn watch_gaps(&self) {
