@@ -242,3 +242,79 @@ fn patience_is_kept_to_whatever_hangs() {
         assert_eq!(world.now().since(began), patience);
     });
 }
+
+/// The reply waits in the socket while the machine sleeps, and both wake up together.
+#[test]
+fn an_acknowledgement_after_the_deadline_changes_nothing() {
+    let scene = Scene::new();
+    let Scene { world, server } = &scene;
+    world.run(async {
+        let guard = scene.hold(&scene.mutex("key")).await;
+        scene.weather(Weather { steady_renewals: false, ..Weather::slow(TTL / 20) });
+        assert!(world.until(TTL, || server.sent("renew") > 0).await);
+        world.clock.suspend(TTL);
+        // Sent before the sleep, acknowledged after it, and only then does anybody look.
+        while world.net.deliver(world.now()) {}
+        world.idle().await;
+        assert_eq!(guard.state(), HoldState::Ended(End::Lost(Reason::Expired)));
+    });
+}
+
+#[test]
+fn a_grant_that_is_heard_of_after_the_deadline_is_none() {
+    let scene = Scene::new();
+    let Scene { world, .. } = &scene;
+    world.run(async {
+        let client = scene.client();
+        client.open().await.unwrap();
+        scene.weather(Weather::slow(TTL / 20));
+        let lock = client.mutex("key").unwrap();
+        let waiting = world.play(async move { lock.acquire().await });
+        world.idle().await;
+        world.clock.suspend(TTL);
+        while world.net.deliver(world.now()) {}
+        world.idle().await;
+        let won = waiting.result().expect("it is told");
+        assert!(won.is_err(), "{won:?} was granted to a session that is over");
+    });
+}
+
+#[test]
+fn a_gap_makes_waiters_ask_at_once() {
+    let scene = Scene::new();
+    let Scene { world, .. } = &scene;
+    world.run(async {
+        let (holder, lock) = (scene.mutex("key"), scene.mutex("key"));
+        let guard = scene.hold(&holder).await;
+        let waiting = world.play(async move { lock.acquire().await });
+        world.pass(MOMENT).await;
+        scene.weather(Weather { event_lost: 1000, gap: 1000, ..Weather::still() });
+        drop(guard);
+        world.pass(MOMENT).await;
+        assert!(waiting.is_over(), "whoever is told of a gap waits for the next renewal");
+    });
+}
+
+/// Both arrive before the waiter is polled again.
+#[test]
+fn a_grant_beats_the_reply_that_it_overtakes() {
+    let scene = Scene::new();
+    let Scene { world, server } = &scene;
+    world.run(async {
+        let (holder, lock) = (scene.mutex("key"), scene.mutex("key"));
+        let guard = scene.hold(&holder).await;
+        assert!(lock.try_acquire().await.unwrap().is_err(), "and its session is open");
+        let delay = Duration::from_millis(7);
+        scene.weather(Weather::slow(delay));
+        let answered = world.now() + delay * 2;
+        let waiting = world.play(async move { lock.acquire().await });
+        world.idle().await;
+        let (server, key) = (server.clone(), guard.key().clone());
+        world.net.deliver_at(answered, move || {
+            server.set_weather(Weather::still());
+            server.force_release(&key, None);
+        });
+        world.pass(MOMENT).await;
+        assert!(waiting.is_over(), "the grant was lost between reply and event");
+    });
+}

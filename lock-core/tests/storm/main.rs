@@ -8,6 +8,7 @@ mod actors;
 mod deaths;
 mod ends;
 mod history;
+mod many;
 mod network;
 mod polls;
 mod scene;

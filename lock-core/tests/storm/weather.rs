@@ -54,6 +54,15 @@ pub(crate) enum Cut {
     Replies,
 }
 
+impl Cut {
+    pub(crate) fn fate(self) -> Fate {
+        match self {
+            Cut::Requests => Fate::Unknown(None, None),
+            Cut::Replies => Fate::Unknown(Some(Duration::ZERO), None),
+        }
+    }
+}
+
 /// What becomes of one call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fate {
@@ -129,10 +138,8 @@ impl Weather {
     }
 
     pub(crate) fn fate(&self, op: Op, rng: &mut Rng) -> Fate {
-        match self.cut {
-            Some(Cut::Requests) => return Fate::Unknown(None, None),
-            Some(Cut::Replies) => return Fate::Unknown(Some(Duration::ZERO), None),
-            None => {}
+        if let Some(cut) = self.cut {
+            return cut.fate();
         }
         if op == Op::Renew && self.steady_renewals {
             return Fate::Answered(self.any_delay(rng).min(SHORT), self.any_delay(rng).min(SHORT));

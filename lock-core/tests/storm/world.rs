@@ -67,7 +67,7 @@ impl World {
             let value = task.await;
             *result.borrow_mut() = Some(value);
         });
-        let turn = Arc::new(Turn(AtomicBool::new(true)));
+        let turn = Turn::new();
         self.tasks.borrow_mut().push(Task { future, turn });
         played
     }
@@ -77,11 +77,11 @@ impl World {
         let mut any = false;
         let mut tasks = self.tasks.take();
         tasks.retain_mut(|task| {
-            if !task.turn.0.swap(false, Ordering::Relaxed) {
+            if !task.turn.is_woken() {
                 return true;
             }
             any = true;
-            let waker = Waker::from(task.turn.clone());
+            let waker = task.turn.waker();
             task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
         });
         tasks.append(&mut self.tasks.borrow_mut());
@@ -179,7 +179,23 @@ struct Task {
     turn: Arc<Turn>,
 }
 
-struct Turn(AtomicBool);
+/// Remembers that somebody was woken.
+pub(crate) struct Turn(AtomicBool);
+
+impl Turn {
+    pub(crate) fn new() -> Arc<Turn> {
+        Arc::new(Turn(AtomicBool::new(true)))
+    }
+
+    pub(crate) fn waker(self: &Arc<Turn>) -> Waker {
+        Waker::from(self.clone())
+    }
+
+    /// Since the last time that one asked.
+    pub(crate) fn is_woken(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
 
 impl Wake for Turn {
     fn wake(self: Arc<Self>) {

@@ -38,13 +38,13 @@ impl Backend for HostileBackend {
     async fn open(&self, options: &SessionOptions, sink: EventSink) -> Result<Opened> {
         let (options, id) = (options.clone(), options.id);
         let opened =
-            self.server.call(Op::Open, "open", None, move |server, _| server.open(&options, sink)).await?;
+            self.server.call(Op::Open, "open", Some(id), None, move |server, _| server.open(&options, sink)).await?;
         Ok(Opened::new(Arc::new(HostileSession { server: self.server.clone(), id }), opened))
     }
 
     async fn inspect(&self, key: &LockKey) -> Result<LockState> {
         let key = key.clone();
-        self.server.call(Op::Other, "inspect", None, move |server, _| Ok(server.inspect(&key))).await
+        self.server.call(Op::Other, "inspect", None, None, move |server, _| Ok(server.inspect(&key))).await
     }
 
     async fn list(&self, _query: &Query) -> Result<Page> {
@@ -54,7 +54,7 @@ impl Backend for HostileBackend {
     async fn force_release(&self, key: &LockKey, only: Option<FencingToken>) -> Result<usize> {
         let key = key.clone();
         self.server
-            .call(Op::Other, "force_release", None, move |server, _| Ok(server.force_release(&key, only)))
+            .call(Op::Other, "force_release", None, None, move |server, _| Ok(server.force_release(&key, only)))
             .await
     }
 }
@@ -69,14 +69,14 @@ impl Session for HostileSession {
         self.server.watch_renewal(self.id, known.len());
         let (id, known) = (self.id, known.to_vec());
         self.server
-            .call(Op::Renew, "renew", None, move |server, prompt| server.renew(id, &known, prompt))
+            .call(Op::Renew, "renew", Some(id), None, move |server, prompt| server.renew(id, &known, prompt))
             .await
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         let (id, claim) = (self.id, claim.clone());
-        let sent = Some((id, claim.ticket));
-        self.server.call(Op::Claim, "claim", sent, move |server, _| server.claim(id, &claim)).await
+        let ticket = Some(claim.ticket);
+        self.server.call(Op::Claim, "claim", Some(id), ticket, move |server, _| server.claim(id, &claim)).await
     }
 
     async fn release(&self, claim: &ClaimRef, certainty: Certainty) -> Result<Released> {
@@ -84,13 +84,13 @@ impl Session for HostileSession {
         let (id, claim) = (self.id, claim.clone());
         let settled = certainty == Certainty::Settled;
         self.server
-            .call(Op::Release, "release", None, move |server, _| server.release(id, &claim, settled))
+            .call(Op::Release, "release", Some(id), None, move |server, _| server.release(id, &claim, settled))
             .await
     }
 
     async fn close(&self) -> Result<()> {
         let id = self.id;
-        self.server.call(Op::Close, "close", None, move |server, _| server.close(id)).await
+        self.server.call(Op::Close, "close", Some(id), None, move |server, _| server.close(id)).await
     }
 }
 

@@ -21,7 +21,8 @@ impl Server {
         &self,
         op: Op,
         kind: &'static str,
-        claim: Option<(SessionId, Ticket)>,
+        session: Option<SessionId>,
+        ticket: Option<Ticket>,
         apply: impl FnOnce(&Server, bool) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let fate = {
@@ -29,8 +30,13 @@ impl Server {
             *state.sent.entry(kind).or_default() += 1;
             self.count_this_instant(&mut state.same_instant);
             let state = &mut *state;
-            state.weather.fate(op, &mut state.rng)
+            let cut = session.and_then(|id| state.cut_off.get(&id)).filter(|(until, _)| self.clock.boot() < *until);
+            match cut {
+                Some((_, cut)) => cut.fate(),
+                None => state.weather.fate(op, &mut state.rng),
+            }
         };
+        let claim = session.zip(ticket);
         let (tell, told) = oneshot::channel();
         let now = self.clock.boot();
         match fate {
@@ -110,6 +116,14 @@ impl Server {
         });
         if !lives {
             return Err(Error::session_lost(Reason::SessionEnded));
+        }
+        let now = self.clock.boot();
+        if let Some((last, longest)) = &mut state.gaps {
+            for claim in known {
+                if let Some(before) = last.insert((id, claim.ticket), now) {
+                    *longest = now.since(before).max(*longest);
+                }
+            }
         }
         let mut renewal = Renewal::new(Vec::new());
         renewal.ttl = prompt.then(|| Self::change_ttl(&mut state, id, micros)).flatten();

@@ -4,7 +4,7 @@ use lock_core::table::SessionCommand;
 use lock_core::{ClaimRef, Clock, Event, LockKey, Reason, SessionId, Ticket};
 
 use super::{Server, Shape};
-use crate::weather::chance;
+use crate::weather::{Cut, chance};
 
 impl Server {
     /// One act of chaos on one of these keys.
@@ -12,7 +12,7 @@ impl Server {
         let (roll, key) = {
             let mut state = self.state();
             let key = keys[state.rng.usize(0..keys.len())].clone();
-            (state.rng.u8(0..10), key)
+            (state.rng.u8(0..13), key)
         };
         match roll {
             0 | 1 => self.forget(&key, false),
@@ -23,7 +23,8 @@ impl Server {
             7 => self.repeat_itself(),
             8 => self.send_to_some_session(Event::Recheck),
             // Mostly of claims that were settled long ago.
-            _ => self.send_to_some_session(|ticket| Event::Wanted(ClaimRef::new(key.clone(), ticket))),
+            9 => self.send_to_some_session(|ticket| Event::Wanted(ClaimRef::new(key.clone(), ticket))),
+            _ => self.cut_off_some_session(),
         }
     }
 
@@ -74,6 +75,18 @@ impl Server {
         if self.shape != Shape::HandsOver {
             self.settle();
         }
+    }
+
+    /// Its client can reach nobody for a while; or it is heard, and hears nothing. Events are not calls: they arrive.
+    fn cut_off_some_session(&self) {
+        let Some(session) = self.some_session() else { return };
+        let now = self.clock.boot();
+        let mut state = self.state();
+        let state = &mut *state;
+        let cut = if state.rng.u8(0..3) > 0 { Cut::Requests } else { Cut::Replies };
+        let time = state.longest_ttl.mul_f64(0.3 + 2.0 * state.rng.f64());
+        state.cut_off.insert(session, (now + time, cut));
+        state.steady_renewals = false;
     }
 
     fn send_to_some_session(&self, event: impl FnOnce(Ticket) -> Event) {

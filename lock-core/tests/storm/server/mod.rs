@@ -23,7 +23,7 @@ use self::handing::Handing;
 pub(crate) use self::members::Members;
 use self::watching::Watching;
 use crate::network::Network;
-use crate::weather::Weather;
+use crate::weather::{Cut, Weather};
 use crate::world::World;
 
 /// Who is told what.
@@ -109,6 +109,10 @@ pub(crate) struct State {
     longest_ttl: Duration,
     same_instant: (BootTime, usize),
     steady_renewals: bool,
+    /// Sessions whose client is cut off, until when.
+    cut_off: BTreeMap<SessionId, (BootTime, Cut)>,
+    /// When each claim was last asked about, if anybody wants to know, and the longest time between two.
+    gaps: Option<(BTreeMap<(SessionId, Ticket), BootTime>, Duration)>,
     /// The TTL that the next renewal brings.
     next_ttl: Option<Duration>,
 }
@@ -139,6 +143,8 @@ impl Server {
             longest_ttl: Duration::ZERO,
             same_instant: (BootTime::ZERO, 0),
             steady_renewals,
+            cut_off: BTreeMap::new(),
+            gaps: None,
             next_ttl: None,
         };
         Server {
@@ -166,6 +172,19 @@ impl Server {
         let mut state = self.state();
         state.steady_renewals &= weather.steady_renewals;
         state.weather = weather;
+        state.cut_off.clear();
+    }
+
+    pub(crate) fn watch_gaps(&self) {
+        self.state().gaps = Some((BTreeMap::new(), Duration::ZERO));
+    }
+
+    /// The longest time for which a claim was not asked about.
+    pub(crate) fn longest_gap(&self) -> Duration {
+        let now = self.clock.boot();
+        let state = self.state();
+        let (last, longest) = state.gaps.as_ref().unwrap();
+        last.values().map(|&at| now.since(at)).fold(*longest, Duration::max)
     }
 
     /// The next renewal brings this TTL.
