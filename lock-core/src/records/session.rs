@@ -131,13 +131,24 @@ impl Session for TableSession {
 
 impl TableSession {
     async fn standing(&self, claim: &ClaimRef, record: &KeyRecord) -> Result<Standing> {
-        Ok(match record.standing(self.id(), claim.ticket) {
-            Standing::Waits { .. } if record.is_head(self.id(), claim.ticket) => {
-                let input = self.store.input().await?;
-                self.watch_holders(claim, record);
-                Standing::Waits { recheck_in: self.next_end(record, input).await? }
-            }
-            other => other,
-        })
+        let standing = record.standing(self.id(), claim.ticket);
+        let Standing::Waits { .. } = standing else { return Ok(standing) };
+        let recheck_in = if record.is_head(self.id(), claim.ticket) {
+            let input = self.store.input().await?;
+            self.watch_holders(claim, record);
+            self.next_end(record, input).await?
+        } else {
+            self.head_end(record).await
+        };
+        Ok(Standing::Waits { recheck_in })
+    }
+
+    /// When the head of the queue ends unless it is renewed, or that it is over: the others wait for it to look after the
+    /// holders, and one that is dead does not. A head that lives has been renewed long before.
+    async fn head_end(&self, record: &KeyRecord) -> Option<Duration> {
+        // Best effort: what is wrong with another's session must not end this one.
+        let sight = self.store.sight(record.queue().next()?.session).await.ok()?;
+        let slack = self.store.info().capabilities.expiry_slack;
+        if sight.lives { sight.remaining.map(|time| time + slack) } else { Some(Duration::ZERO) }
     }
 }
