@@ -104,7 +104,7 @@ impl Supervision<'_> {
                     // Nobody else releases it.
                     _ => is_lost = Some(Reason::Released),
                 },
-                () = &mut patience, if !is_late => {
+                () = &mut patience, if !is_late && status.is_none() => {
                     is_late = true;
                     self.ward.tell(Order::End);
                 },

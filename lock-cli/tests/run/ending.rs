@@ -149,6 +149,14 @@ fn a_guard_that_is_killed_while_it_starts_the_command_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_command_that_ended_in_time_is_not_too_late_for_what_it_left() {
+    let lab = Lab::new();
+    let leaves = "(trap '' TERM; sleep 0.6) & exit 3";
+    let done = lab.done(&["--timeout", "300ms", "k"], &["sh", "-c", leaves]);
+    assert_eq!(done.code(), 3, "{done:?}");
+}
+
+#[test]
 fn the_guard_does_not_end_by_what_is_sent_to_everybody() {
     let lab = Lab::new();
     let script = "trap 'echo term >> log' TERM; echo up >> log; while :; do sleep 0.02; done";
