@@ -68,6 +68,24 @@ fn events_tell_of_a_loss() {
 }
 
 #[test]
+fn a_wrong_command_line_is_an_event_too() {
+    use std::os::unix::ffi::OsStrExt;
+    let lab = Lab::new();
+    let not_text = std::ffi::OsStr::from_bytes(b"\xff");
+    for words in [
+        &["run".as_ref(), "--json".as_ref(), not_text, "--".as_ref(), "true".as_ref()][..],
+        &["run".as_ref(), "k".as_ref(), "--json".as_ref()],
+    ] {
+        let done = Done::from(lab.fencepost().args(words).output().unwrap());
+        let events = events(&done.err);
+        assert_eq!((done.code(), names(&events)), (64, vec!["error"]));
+        assert_eq!(events[0]["exit"], 64);
+    }
+    let plain = Done::from(lab.fencepost().args(["run", "k", "--", "--json"]).output().unwrap());
+    assert!(plain.err.starts_with("fencepost: "), "the word is the command's: {plain:?}");
+}
+
+#[test]
 fn a_password_that_everybody_can_see_gets_a_warning() {
     let lab = Lab::new();
     let url = "gopher://user:hunter2@host";
