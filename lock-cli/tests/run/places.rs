@@ -90,3 +90,23 @@ fn as_process_1_it_reaps_and_passes_signals_on() {
     assert_eq!(lab.log(), ["up", "term"]);
     assert_eq!(lab.done(&["--try", "k"], &["true"]).code(), 0, "released");
 }
+
+#[test]
+fn a_full_disk_is_the_directorys_fault() {
+    let unshare = ["unshare", "--mount"];
+    let may = has("unshare")
+        && Command::new(unshare[0]).args(&unshare[1..]).arg("true").output().unwrap().status.success();
+    if !may {
+        return;
+    }
+    let lab = Lab::new();
+    let disk = lab.path("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let script = "mount -t tmpfs -o size=64k tmpfs \"$1\" || exit 0; cd \"$1\"
+        run() { \"$0\" --on \"file://$1/locks\" run k -- true; echo $?; }
+        run \"$1\"; dd if=/dev/zero of=fill bs=4k 2>/dev/null; run \"$1\"";
+    let mut command = Command::new(unshare[0]);
+    command.args(&unshare[1..]).args(["sh", "-c", script, env!("CARGO_BIN_EXE_fencepost")]).arg(&disk);
+    let done = Done::from(command.output().unwrap());
+    assert!(done.out.is_empty() || done.out == "0\n73\n" && done.err.contains("make room"), "{done:?}");
+}
