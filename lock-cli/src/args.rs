@@ -37,9 +37,9 @@ Exit status: the command's own (128 + n when signal n ended it), or
   124  --timeout was over
   126  the command cannot be run      127  the command was not found
 
-Not covered: a process that leaves its group by setsid; killing both fencepost and its guard;
-stopping the guard; the first instants after the whole machine was frozen past the deadline.
-There only the token helps.
+Not covered: a process that leaves its group by setsid, or becomes another user by sudo; killing
+both fencepost and its guard; stopping the guard; the first instants after the whole machine was
+frozen past the deadline. There only the token helps.
 ";
 
 const STORE: &str = "\

@@ -101,7 +101,8 @@ fn a_password_that_everybody_can_see_gets_a_warning() {
 fn help_names_the_store_the_statuses_and_an_example() {
     let lab = Lab::new();
     let help = Done::from(lab.fencepost().args(["run", "--help"]).output().unwrap()).out;
-    for part in ["a directory of this user", "FENCEPOST_URL", "run --try", "--wait 5m", "75  busy", "setsid"]
+    for part in
+        ["a directory of this user", "FENCEPOST_URL", "run --try", "--wait 5m", "75  busy", "setsid", "sudo"]
     {
         assert!(help.contains(part), "{part:?} in {help}");
     }
