@@ -110,3 +110,29 @@ fn a_full_disk_is_the_directorys_fault() {
     let done = Done::from(command.output().unwrap());
     assert!(done.out.is_empty() || done.out == "0\n73\n" && done.err.contains("make room"), "{done:?}");
 }
+
+#[test]
+fn a_process_without_descriptors_says_so_before_long() {
+    let lab = Lab::new();
+    let script = "ulimit -n $1 && exec \"$0\" --on \"$2?connect_timeout=500ms\" run --wait 1s k -- true";
+    let mut refused = 0;
+    for limit in 12..32 {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_fencepost"), &limit.to_string(), &lab.url()]);
+        let done = Running::start(&mut command).end();
+        if done.code() != 0 {
+            refused += 1;
+            assert!(matches!(done.code(), 69 | 71), "{limit}: {done:?}");
+            assert!(done.err.contains("Too many open files"), "{limit}: {done:?}");
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn a_store_that_is_not_there_is_told_from_those_that_are() {
+    let lab = Lab::new();
+    let done =
+        Done::from(lab.fencepost().args(["--on", "redis://h", "run", "k", "--", "true"]).output().unwrap());
+    done.assert_says(78, "(it has file:, memory:)");
+}
