@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
-    Clock, Connector, Error, ErrorKind, Finding, LockClient, LockClientBuilder, Operation, Result, Severity,
-    StoreUrl, SystemClock,
+    BootTime, Clock, Connector, Error, ErrorKind, Finding, LockClient, LockClientBuilder, Operation, Result,
+    Severity, StoreUrl, SystemClock,
 };
 
 /// The stores that this crate knows, and the feature that brings each of them.
@@ -108,11 +108,12 @@ impl Registry {
         let shown = url.to_string();
         let limit = url.take_duration("connect_timeout")?.unwrap_or(CONNECT_TIMEOUT);
         let clock = SystemClock::new();
-        let connected = within(&clock, limit, self.connect_to(&mut url)).await;
+        let connected =
+            within(&clock, limit, self.connect_to(&mut url, clock.boot() + limit / 20 * 19)).await;
         connected.map_err(|error| error.during(Operation::Connect).at(shown))
     }
 
-    async fn connect_to(&self, url: &mut StoreUrl) -> Result<LockClient> {
+    async fn connect_to(&self, url: &mut StoreUrl, until: BootTime) -> Result<LockClient> {
         let connector = self.connector(url.scheme())?;
         if let Some(path) = url.take("password_file") {
             url.set_password(password_from(&path)?);
@@ -124,7 +125,8 @@ impl Registry {
         url.finish()?;
         let client = settings.apply(LockClient::builder(backend))?.build()?;
         heed(client.probe().await?, strict)?;
-        client.open().await?;
+        // Before all time is over: it knows why the last attempt failed.
+        client.open_within(until.since(SystemClock::new().boot())).await?;
         Ok(client)
     }
 
@@ -135,6 +137,7 @@ impl Registry {
         let mut here: Vec<_> =
             self.connectors.iter().flat_map(|c| c.schemes()).map(|s| format!("{s}:")).collect();
         here.sort_unstable();
+        here.dedup();
         let here = if here.is_empty() { "none".to_owned() } else { here.join(", ") };
         Err(misconfigured(match KNOWN.iter().find(|(known, _)| *known == scheme) {
             Some(("file", _)) if cfg!(not(target_os = "linux")) => {

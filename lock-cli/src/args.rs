@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use crate::exit::USAGE;
+use crate::exit::{Failure, USAGE};
+use crate::say::Voice;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,9 +37,9 @@ Exit status: the command's own (128 + n when signal n ended it), or
   124  --timeout was over
   126  the command cannot be run      127  the command was not found
 
-Not covered: a process that leaves its group by setsid; killing both fencepost and its guard;
-stopping the guard; the first instants after the whole machine was frozen past the deadline.
-There only the token helps.
+Not covered: a process that leaves its group by setsid, or becomes another user by sudo; killing
+both fencepost and its guard; stopping the guard; the first instants after the whole machine was
+frozen past the deadline. There only the token helps.
 ";
 
 const STORE: &str = "\
@@ -150,14 +151,27 @@ pub(crate) enum Asked {
 
 /// Reads the command line. Help is no error; a mistake is one of its own kind.
 pub(crate) fn parse() -> Result<Asked, ExitCode> {
-    let CommandLine { on, command: Verb::Run(run) } = CommandLine::try_parse().map_err(|error| {
-        let _ = error.print();
-        match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-            _ => ExitCode::from(USAGE),
-        }
-    })?;
+    let CommandLine { on, command: Verb::Run(run) } =
+        CommandLine::try_parse().map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                let _ = error.print();
+                ExitCode::SUCCESS
+            }
+            _ => {
+                if is_json(std::env::args_os()) {
+                    Voice::new(true).fail(None, &Failure::new(USAGE, error.to_string().trim_end()));
+                } else {
+                    let _ = error.print();
+                }
+                ExitCode::from(USAGE)
+            }
+        })?;
     Ok(Asked::Run(on, run))
+}
+
+/// Whether events were asked for, as far as one can tell from a command line that is wrong.
+fn is_json(words: impl Iterator<Item = OsString>) -> bool {
+    words.take_while(|word| word != "--").any(|word| word == "--json")
 }
 
 /// `30s`, `5m`, `1h 30m`; a bare number is in seconds, as for flock and timeout.

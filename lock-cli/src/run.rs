@@ -78,7 +78,11 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
                 lead,
                 grace: asked.grace,
             };
-            ward.start(start, &store.alive()).map_err(cannot)?;
+            if let Err(error) = ward.start(start, &store.alive()) {
+                drop(guard);
+                store.client.shutdown(FAREWELL).await;
+                return Err(refused("tell the guard process to start (was it killed?)", &error));
+            }
             let supervision = Supervision {
                 ward: &ward,
                 guard: &guard,

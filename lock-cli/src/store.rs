@@ -33,9 +33,9 @@ impl Store {
         // Only until it is connected: later warnings are for programs that hold many locks. There is but one thread.
         let _said = tracing::subscriber::set_default(Findings(voice));
         let client = Registry::new().with(directories.clone()).connect(&url).await.map_err(|error| {
+            let failure = Failure::of(&error, directories.found.load(Ordering::Relaxed));
             // One that is only busy, or a process without descriptors left, is no bad directory.
             let unusable = directories.unusable.load(Ordering::Relaxed) && !error.is_retryable();
-            let failure = Failure::of(&error, unusable);
             if unusable { Failure { code: DIRECTORY, ..failure } } else { failure }
         })?;
         Ok(Store { client, directories })
@@ -136,6 +136,8 @@ fn pairs(url: &str) -> impl Iterator<Item = (&str, &str)> {
 #[derive(Clone, Debug, Default)]
 struct Directories {
     files: FileConnector,
+    /// One was opened: what fails after that is the directory's, too.
+    found: Arc<AtomicBool>,
     unusable: Arc<AtomicBool>,
 }
 
@@ -150,6 +152,7 @@ impl Connector for Directories {
         // What is wrong with the directory names it; what is wrong with the URL does not get as far.
         let unusable = connected.as_ref().is_err_and(|error| error.endpoint().is_some());
         self.unusable.store(unusable, Ordering::Relaxed);
+        self.found.store(connected.is_ok(), Ordering::Relaxed);
         connected
     }
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use fencepost::backend::{BootTime, Clock, SystemClock};
 use fencepost::{End, Guard, HoldState, Reason};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{
+    Pid, Signal, kill_process, kill_process_group, test_kill_process, test_kill_process_group,
+};
 
 use crate::link::{Order, Report};
 use crate::say::Voice;
@@ -103,7 +105,7 @@ impl Supervision<'_> {
                     // Nobody else releases it.
                     _ => is_lost = Some(Reason::Released),
                 },
-                () = &mut patience, if !is_late => {
+                () = &mut patience, if !is_late && status.is_none() => {
                     is_late = true;
                     self.ward.tell(Order::End);
                 },
@@ -149,19 +151,34 @@ impl Supervision<'_> {
 
     /// Does what the guard process can no longer do: something ended it, and only it.
     async fn end_unguarded(&mut self, group: Option<Pid>) {
-        let Some(group) = group else { return };
+        let groups = match group {
+            Some(group) => vec![group],
+            // It may have been killed after it had started the command and before it told of it.
+            None => self.ward.untold(self.guard.key().as_str()),
+        };
         let clock = SystemClock::new();
         let kill_at = clock.boot() + self.grace.min(self.guard.time_left() / 10 * 9);
-        let _ = kill_process_group(group, Signal::TERM);
-        let _ = kill_process_group(group, Signal::CONT);
-        while rustix::process::test_kill_process_group(group).is_ok() {
+        for &group in &groups {
+            signal_all(group, Signal::TERM);
+            signal_all(group, Signal::CONT);
+        }
+        while groups.iter().any(|&group| is_there(group)) {
             if clock.boot() >= kill_at {
-                let _ = kill_process_group(group, Signal::KILL);
+                groups.iter().for_each(|&group| signal_all(group, Signal::KILL));
             }
             reap_orphans();
             clock.sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// A leader, and its group once it has one.
+fn signal_all(leader: Pid, signal: Signal) {
+    let _ = kill_process_group(leader, signal).or_else(|_| kill_process(leader, signal));
+}
+
+fn is_there(leader: Pid) -> bool {
+    test_kill_process_group(leader).or_else(|_| test_kill_process(leader)).is_ok()
 }
 
 async fn time_is_over(clock: &SystemClock, timeout: Option<Duration>) {

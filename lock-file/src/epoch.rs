@@ -233,6 +233,9 @@ fn this_boot(directory: &Directory, options: &FileOptions) -> Result<(String, St
     }
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     let id = std::fs::read_to_string(path).map_err(|error| {
+        if let Some(errno @ (Errno::MFILE | Errno::NFILE)) = Errno::from_io_error(&error) {
+            return directory.failed("reading the id of this boot", errno);
+        }
         wrong(
             &directory.endpoint,
             ErrorKind::Misconfigured,

@@ -3,7 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
 
-use crate::lab::{Lab, Running, eventually, guard_of, lives, state, timed};
+use crate::lab::{Lab, Running, children, eventually, guard_of, lives, state, timed};
 
 /// A command with a child and a grandchild, which leave their numbers.
 const FAMILY: &str =
@@ -122,6 +122,38 @@ fn a_killed_guard_is_noticed_and_the_command_ended() {
     first.end().assert_says(71, "the guard process was killed");
     assert_alone(&lab, next);
     assert!(family.is_gone());
+}
+
+/// While a command is looked for along a search path as long as this, its guard has told nobody of it.
+#[test]
+fn a_guard_that_is_killed_while_it_starts_the_command_leaves_nothing_behind() {
+    let lab = Lab::new();
+    let path = format!("{}/usr/bin:/bin", "/n:".repeat(40_000));
+    let script = "echo $$ > leader; sleep 1000 & wait";
+    let mut found_untold = 0;
+    for _ in 0..20 {
+        let first = Running::start(lab.run(&["k"], &["sh", "-c", script]).env("PATH", &path));
+        let guard = guard_of(first.pid());
+        let mut command = Vec::new();
+        eventually("the command", || {
+            command = children(guard);
+            !command.is_empty()
+        });
+        kill_process(guard, Signal::KILL).unwrap();
+        first.end().assert_says(71, "the guard process was killed");
+        assert!(!lives(command[0]), "it goes on without a lock");
+        found_untold += usize::from(lab.text("leader").is_empty());
+        let _ = std::fs::remove_file(lab.path("leader"));
+    }
+    assert!(found_untold > 0, "the guard was always killed too late");
+}
+
+#[test]
+fn a_command_that_ended_in_time_is_not_too_late_for_what_it_left() {
+    let lab = Lab::new();
+    let leaves = "(trap '' TERM; sleep 0.6) & exit 3";
+    let done = lab.done(&["--timeout", "300ms", "k"], &["sh", "-c", leaves]);
+    assert_eq!(done.code(), 3, "{done:?}");
 }
 
 #[test]

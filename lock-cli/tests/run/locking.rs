@@ -135,3 +135,22 @@ fn a_waiter_that_was_stopped_for_too_long_waits_again() {
     assert_eq!((holder.end().code(), waiter.end().code()), (0, 0));
     eventually("the waiter's turn", || lab.log().len() == 3);
 }
+
+/// The head of the queue looks after the holder; whoever comes behind it looks after the head.
+#[test]
+fn a_head_that_is_gone_does_not_hide_the_holders_end() {
+    use rustix::process::Signal;
+    for signal in [Signal::KILL, Signal::STOP] {
+        let lab = Lab::new();
+        let holder = lab.hold(&["--ttl", "600ms", "k"], "first");
+        lab.wait_for("first");
+        let head = lab.start(&["--ttl", "600ms", "k"], &["sh", "-c", "echo head >> log"]);
+        lab.wait_for_queue("k", 1);
+        let next = lab.start(&["--ttl", "600ms", "k"], &["sh", "-c", "echo next >> log"]);
+        lab.wait_for_queue("k", 2);
+        head.signal(signal);
+        holder.signal(Signal::KILL);
+        assert_eq!(next.end().code(), 0, "{signal:?}");
+        assert_eq!(lab.log(), ["first", "next"]);
+    }
+}

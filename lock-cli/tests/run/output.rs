@@ -68,6 +68,24 @@ fn events_tell_of_a_loss() {
 }
 
 #[test]
+fn a_wrong_command_line_is_an_event_too() {
+    use std::os::unix::ffi::OsStrExt;
+    let lab = Lab::new();
+    let not_text = std::ffi::OsStr::from_bytes(b"\xff");
+    for words in [
+        &["run".as_ref(), "--json".as_ref(), not_text, "--".as_ref(), "true".as_ref()][..],
+        &["run".as_ref(), "k".as_ref(), "--json".as_ref()],
+    ] {
+        let done = Done::from(lab.fencepost().args(words).output().unwrap());
+        let events = events(&done.err);
+        assert_eq!((done.code(), names(&events)), (64, vec!["error"]));
+        assert_eq!(events[0]["exit"], 64);
+    }
+    let plain = Done::from(lab.fencepost().args(["run", "k", "--", "--json"]).output().unwrap());
+    assert!(plain.err.starts_with("fencepost: "), "the word is the command's: {plain:?}");
+}
+
+#[test]
 fn a_password_that_everybody_can_see_gets_a_warning() {
     let lab = Lab::new();
     let url = "gopher://user:hunter2@host";
@@ -83,7 +101,8 @@ fn a_password_that_everybody_can_see_gets_a_warning() {
 fn help_names_the_store_the_statuses_and_an_example() {
     let lab = Lab::new();
     let help = Done::from(lab.fencepost().args(["run", "--help"]).output().unwrap()).out;
-    for part in ["a directory of this user", "FENCEPOST_URL", "run --try", "--wait 5m", "75  busy", "setsid"]
+    for part in
+        ["a directory of this user", "FENCEPOST_URL", "run --try", "--wait 5m", "75  busy", "setsid", "sudo"]
     {
         assert!(help.contains(part), "{part:?} in {help}");
     }

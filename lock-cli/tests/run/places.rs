@@ -90,3 +90,49 @@ fn as_process_1_it_reaps_and_passes_signals_on() {
     assert_eq!(lab.log(), ["up", "term"]);
     assert_eq!(lab.done(&["--try", "k"], &["true"]).code(), 0, "released");
 }
+
+#[test]
+fn a_full_disk_is_the_directorys_fault() {
+    let unshare = ["unshare", "--mount"];
+    let may = has("unshare")
+        && Command::new(unshare[0]).args(&unshare[1..]).arg("true").output().unwrap().status.success();
+    if !may {
+        return;
+    }
+    let lab = Lab::new();
+    let disk = lab.path("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let script = "mount -t tmpfs -o size=64k tmpfs \"$1\" || exit 0; cd \"$1\"
+        run() { \"$0\" --on \"file://$1/locks\" run k -- true; echo $?; }
+        run \"$1\"; dd if=/dev/zero of=fill bs=4k 2>/dev/null; run \"$1\"";
+    let mut command = Command::new(unshare[0]);
+    command.args(&unshare[1..]).args(["sh", "-c", script, env!("CARGO_BIN_EXE_fencepost")]).arg(&disk);
+    let done = Done::from(command.output().unwrap());
+    assert!(done.out.is_empty() || done.out == "0\n73\n" && done.err.contains("make room"), "{done:?}");
+}
+
+#[test]
+fn a_process_without_descriptors_says_so_before_long() {
+    let lab = Lab::new();
+    let script = "ulimit -n $1 && exec \"$0\" --on \"$2?connect_timeout=500ms\" run --wait 1s k -- true";
+    let mut refused = 0;
+    for limit in 12..32 {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_fencepost"), &limit.to_string(), &lab.url()]);
+        let done = Running::start(&mut command).end();
+        if done.code() != 0 {
+            refused += 1;
+            assert!(matches!(done.code(), 69 | 71), "{limit}: {done:?}");
+            assert!(done.err.contains("Too many open files"), "{limit}: {done:?}");
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn a_store_that_is_not_there_is_told_from_those_that_are() {
+    let lab = Lab::new();
+    let done =
+        Done::from(lab.fencepost().args(["--on", "redis://h", "run", "k", "--", "true"]).output().unwrap());
+    done.assert_says(78, "(it has file:, memory:)");
+}

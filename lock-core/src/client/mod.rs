@@ -155,6 +155,14 @@ impl LockClient {
         self.engine.open().await
     }
 
+    /// As [`open`](LockClient::open), for at most this long.
+    ///
+    /// # Errors
+    /// Why the last attempt failed, if one has.
+    pub async fn open_within(&self, limit: Duration) -> Result<()> {
+        self.engine.open_within(limit).await
+    }
+
     /// The store's name and promises.
     pub fn info(&self) -> &BackendInfo {
         &self.engine.core().info

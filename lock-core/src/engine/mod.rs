@@ -34,12 +34,13 @@ pub(crate) use self::call::Caller;
 pub(crate) use self::hold::Hold;
 use self::jobs::Jobs;
 use self::opening::Door;
+use self::race::{First, race};
 pub(crate) use self::session::OpenSession;
 pub(crate) use self::settings::Settings;
 use self::shutdown::Closing;
 use crate::backend::{Backend, BackendInfo, Domain, Ticket};
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Operation, Result};
 
 /// One client's engine. Clients and guards own it together; when the last of them is gone it closes its sessions.
 #[derive(Debug)]
@@ -90,6 +91,18 @@ impl Engine {
     /// Opens the session of the store's first domain.
     pub(crate) async fn open(&self) -> Result<()> {
         self.core.session(Domain::default(), false).await.map(|_| ())
+    }
+
+    /// The same, for at most this long.
+    pub(crate) async fn open_within(&self, limit: Duration) -> Result<()> {
+        let core = &self.core;
+        match race(core.session(Domain::default(), false), core.clock.sleep(limit)).await {
+            First::Left(opened) => opened.map(|_| ()),
+            First::Right(()) => Err(core.hindrance(Domain::default()).unwrap_or_else(|| {
+                Error::new(ErrorKind::TimedOut, format!("the store gave no answer within {limit:?}"))
+                    .during(Operation::Open)
+            })),
+        }
     }
 
     /// The TTL in force in that session; before it is open, the one that will be asked for.

@@ -71,6 +71,18 @@ impl Core {
         }
     }
 
+    /// Why a session that is being opened is not open yet, once an attempt has failed.
+    pub(super) fn hindrance(&self, domain: Domain) -> Option<Error> {
+        match &self.doors().get(&domain)?.behind {
+            Behind::Opening(progress) => match &*progress.borrow() {
+                Progress::Trying(error) => error.clone(),
+                Progress::Failed(error) => Some(error.clone()),
+                Progress::Open(_) => None,
+            },
+            Behind::Open(_) => None,
+        }
+    }
+
     fn enter(self: &Arc<Core>, domain: Domain) -> Result<Arc<OpenSession>, watch::Receiver<Progress>> {
         let mut doors = self.doors();
         match doors.get(&domain).map(|door| &door.behind) {

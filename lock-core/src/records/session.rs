@@ -34,12 +34,6 @@ impl TableSession {
 
     /// When the head of the queue has to look again: when the first of the holders has ended, unless it is renewed.
     async fn next_look(&self, record: &KeyRecord, input: Input) -> Result<Option<Duration>> {
-        let slack = self.store.info().capabilities.expiry_slack;
-        Ok(self.next_end(record, input).await?.map(|time| time + slack))
-    }
-
-    /// When the first of the holders ends unless it is renewed; zero when it has ended.
-    async fn next_end(&self, record: &KeyRecord, input: Input) -> Result<Option<Duration>> {
         let mut next: Option<Duration> = None;
         for holder in record.holders() {
             let ends_in = match holder.holding {
@@ -54,7 +48,8 @@ impl TableSession {
                 (a, b) => a.or(b),
             };
         }
-        Ok(next)
+        let slack = self.store.info().capabilities.expiry_slack;
+        Ok(next.map(|time| time + slack))
     }
 
     fn watch_holders(&self, claim: &ClaimRef, record: &KeyRecord) {
@@ -139,19 +134,24 @@ impl Session for TableSession {
 
 impl TableSession {
     async fn standing(&self, claim: &ClaimRef, record: &KeyRecord) -> Result<Standing> {
-        Ok(match record.standing(self.id(), claim.ticket) {
-            Standing::Waits { .. } if record.is_head(self.id(), claim.ticket) => {
-                let input = self.store.input().await?;
-                self.watch_holders(claim, record);
-                Standing::Waits { recheck_in: self.next_look(record, input).await? }
-            }
-            // The head looks after the holders. It may have died with them: then everybody does.
-            Standing::Waits { .. } => {
-                let input = self.store.input().await?;
-                let recheck_in = self.next_end(record, input).await?.filter(Duration::is_zero);
-                Standing::Waits { recheck_in }
-            }
-            other => other,
-        })
+        let standing = record.standing(self.id(), claim.ticket);
+        let Standing::Waits { .. } = standing else { return Ok(standing) };
+        let recheck_in = if record.is_head(self.id(), claim.ticket) {
+            let input = self.store.input().await?;
+            self.watch_holders(claim, record);
+            self.next_look(record, input).await?
+        } else {
+            self.head_end(record).await
+        };
+        Ok(Standing::Waits { recheck_in })
+    }
+
+    /// When the head of the queue ends unless it is renewed, or that it is over: the others wait for it to look after the
+    /// holders, and one that is dead does not. A head that lives has been renewed long before.
+    async fn head_end(&self, record: &KeyRecord) -> Option<Duration> {
+        // Best effort: what is wrong with another's session must not end this one.
+        let sight = self.store.sight(record.queue().next()?.session).await.ok()?;
+        let slack = self.store.info().capabilities.expiry_slack;
+        if sight.lives { sight.remaining.map(|time| time + slack) } else { Some(Duration::ZERO) }
     }
 }

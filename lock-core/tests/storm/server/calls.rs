@@ -30,7 +30,8 @@ impl Server {
             *state.sent.entry(kind).or_default() += 1;
             self.count_this_instant(&mut state.same_instant);
             let state = &mut *state;
-            let cut = session.and_then(|id| state.cut_off.get(&id)).filter(|(until, _)| self.clock.boot() < *until);
+            let cut =
+                session.and_then(|id| state.cut_off.get(&id)).filter(|(until, _)| self.clock.boot() < *until);
             match cut {
                 Some((_, cut)) => cut.fate(),
                 None => state.weather.fate(op, &mut state.rng),
