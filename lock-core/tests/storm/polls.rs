@@ -130,7 +130,8 @@ fn dropped_everywhere_of<F: Future>(
                 let began = world.now();
                 world.idle().await;
                 let next = world.play(async move { other.acquire().await.map(drop) });
-                let patience = stays + answers.bound() + if contended { TTL / 5 + MOMENT } else { Duration::ZERO };
+                let patience =
+                    stays + answers.bound() + if contended { TTL / 5 + MOMENT } else { Duration::ZERO };
                 assert!(
                     world.until(patience, || next.is_over()).await,
                     "{answers:?}, dropped after {polls} polls: not free within {patience:?}; left: {:?}",
@@ -177,7 +178,9 @@ fn a_release_that_is_dropped_anywhere_goes_on() {
 #[test]
 fn a_run_that_is_dropped_anywhere_leaves_nothing() {
     for shape in SHAPES {
-        dropped_everywhere(shape, false, |lock| async move { lock.run(|_| tokio::task::yield_now()).await.map(drop) });
+        dropped_everywhere(shape, false, |lock| async move {
+            lock.run(|_| tokio::task::yield_now()).await.map(drop)
+        });
     }
 }
 

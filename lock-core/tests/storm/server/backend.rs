@@ -37,8 +37,10 @@ impl Backend for HostileBackend {
 
     async fn open(&self, options: &SessionOptions, sink: EventSink) -> Result<Opened> {
         let (options, id) = (options.clone(), options.id);
-        let opened =
-            self.server.call(Op::Open, "open", Some(id), None, move |server, _| server.open(&options, sink)).await?;
+        let opened = self
+            .server
+            .call(Op::Open, "open", Some(id), None, move |server, _| server.open(&options, sink))
+            .await?;
         Ok(Opened::new(Arc::new(HostileSession { server: self.server.clone(), id }), opened))
     }
 
@@ -54,7 +56,9 @@ impl Backend for HostileBackend {
     async fn force_release(&self, key: &LockKey, only: Option<FencingToken>) -> Result<usize> {
         let key = key.clone();
         self.server
-            .call(Op::Other, "force_release", None, None, move |server, _| Ok(server.force_release(&key, only)))
+            .call(Op::Other, "force_release", None, None, move |server, _| {
+                Ok(server.force_release(&key, only))
+            })
             .await
     }
 }
@@ -76,7 +80,9 @@ impl Session for HostileSession {
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         let (id, claim) = (self.id, claim.clone());
         let ticket = Some(claim.ticket);
-        self.server.call(Op::Claim, "claim", Some(id), ticket, move |server, _| server.claim(id, &claim)).await
+        self.server
+            .call(Op::Claim, "claim", Some(id), ticket, move |server, _| server.claim(id, &claim))
+            .await
     }
 
     async fn release(&self, claim: &ClaimRef, certainty: Certainty) -> Result<Released> {
@@ -84,7 +90,9 @@ impl Session for HostileSession {
         let (id, claim) = (self.id, claim.clone());
         let settled = certainty == Certainty::Settled;
         self.server
-            .call(Op::Release, "release", Some(id), None, move |server, _| server.release(id, &claim, settled))
+            .call(Op::Release, "release", Some(id), None, move |server, _| {
+                server.release(id, &claim, settled)
+            })
             .await
     }
 
