@@ -111,7 +111,7 @@ impl Actor {
             let waits = options.wait != Some(Wait::AtMost(Duration::ZERO));
             let over = outcome.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::WaitTimedOut(_)));
             if waits && over && self.now().since(invoked) < patience {
-                self.stage.server.violation(format!("patience of {patience:?} was over too early"));
+                self.stage.server.violation(&format!("patience of {patience:?} was over too early"));
             }
         }
         if let Some(guard) = self.judge(outcome) {
@@ -164,7 +164,7 @@ impl Actor {
                 std::future::poll_fn(move |context| {
                     if !held.state().is_held() {
                         let late = format!("{}: work was polled after its lock was lost", held.key());
-                        stage.server.violation(late);
+                        stage.server.violation(&late);
                     }
                     sleep.as_mut().poll(context)
                 })
@@ -174,7 +174,7 @@ impl Actor {
         if let Some(Ran::Done(())) = self.judge(ran) {
             let least = self.now().since(invoked);
             if least < time {
-                self.stage.server.violation(format!("work of {time:?} was done within {least:?}"));
+                self.stage.server.violation(&format!("work of {time:?} was done within {least:?}"));
             }
         }
     }
@@ -253,7 +253,7 @@ impl Actor {
                         | ErrorKind::ShutDown
                 );
                 if !expected {
-                    self.stage.server.violation(format!("an error that cannot be: {error}"));
+                    self.stage.server.violation(&format!("an error that cannot be: {error}"));
                 }
                 None
             }
@@ -263,7 +263,7 @@ impl Actor {
     fn was_in_time(&self, what: &str, invoked: BootTime, limit: Duration) {
         let took = self.now().since(invoked);
         if took > limit + Duration::from_millis(100) {
-            self.stage.server.violation(format!("{what} took {took:?}, and had {limit:?}"));
+            self.stage.server.violation(&format!("{what} took {took:?}, and had {limit:?}"));
         }
     }
 

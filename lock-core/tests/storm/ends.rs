@@ -252,7 +252,10 @@ fn an_acknowledgement_after_the_deadline_changes_nothing() {
         let guard = scene.hold(&scene.mutex("key")).await;
         scene.weather(Weather { steady_renewals: false, ..Weather::slow(TTL / 20) });
         assert!(world.until(TTL, || server.sent("renew") > 0).await);
-        world.clock.suspend(TTL);
+        // It arrives, and is answered.
+        world.pass(TTL / 20 + MOMENT).await;
+        // Past the deadline that is known, and not past the one that the reply would bring.
+        world.clock.suspend(TTL * 4 / 5);
         // Sent before the sleep, acknowledged after it, and only then does anybody look.
         while world.net.deliver(world.now()) {}
         world.idle().await;
@@ -270,9 +273,12 @@ fn a_grant_that_is_heard_of_after_the_deadline_is_none() {
         scene.weather(Weather::slow(TTL / 20));
         let lock = client.mutex("key").unwrap();
         let waiting = world.play(async move { lock.acquire().await });
-        world.idle().await;
+        // It arrives, and is granted.
+        world.pass(TTL / 20 + MOMENT).await;
         world.clock.suspend(TTL);
         while world.net.deliver(world.now()) {}
+        // The waiter is polled before its session's heartbeat.
+        world.turn().await;
         world.idle().await;
         let won = waiting.result().expect("it is told");
         assert!(won.is_err(), "{won:?} was granted to a session that is over");
@@ -316,5 +322,28 @@ fn a_grant_beats_the_reply_that_it_overtakes() {
         });
         world.pass(MOMENT).await;
         assert!(waiting.is_over(), "the grant was lost between reply and event");
+    });
+}
+
+/// The store counts from the arrival of a renewal, which is later than its sending and earlier than its reply.
+#[test]
+fn a_lease_counts_from_what_was_sent() {
+    let scene = Scene::new();
+    let Scene { world, server } = &scene;
+    world.run(async {
+        let guard = scene.hold(&scene.mutex("key")).await;
+        scene.weather(Weather { steady_renewals: false, ..Weather::slow(TTL / 12) });
+        assert!(world.until(TTL, || server.sent("renew") > 0).await);
+        let sent = world.now();
+        world.pass(TTL / 6 + MOMENT).await;
+        scene.weather(Weather::cut(Cut::Requests));
+        let HoldState::Held { until } = guard.state() else { panic!("it was renewed") };
+        assert!(
+            until <= sent + TTL && until > sent + TTL * 9 / 10,
+            "{until:?} is not {TTL:?} after {sent:?}"
+        );
+        world.pass((sent + TTL).since(world.now())).await;
+        assert_eq!(guard.state(), HoldState::Ended(End::Lost(Reason::Expired)));
+        assert_ne!(server.left(), [""; 0], "the store keeps it for a little longer");
     });
 }

@@ -125,7 +125,7 @@ impl History {
             let HoldState::Ended(end) = held.state() else { continue };
             span.ended.get_or_insert(now);
             if !span.told.load(Ordering::Relaxed) {
-                self.server.violation(format!(
+                self.server.violation(&format!(
                     "{} ({}): state() says {end:?}, and ending() has not resolved",
                     span.key, span.token
                 ));

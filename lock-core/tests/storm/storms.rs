@@ -56,8 +56,8 @@ fn play(seed: u64, shape: Shape) -> (usize, u64) {
         storm.recover(&world).await;
         storm.end(&world).await;
     });
-    storm.must_not_have(storm.stage.server.violations());
-    storm.must_not_have(storm.stage.history.faults());
+    storm.must_not_have(&storm.stage.server.violations());
+    storm.must_not_have(&storm.stage.history.faults());
     (storm.stage.history.len(), world.now().as_nanos())
 }
 
@@ -163,7 +163,7 @@ impl Storm {
             world.idle().await;
             self.stage.history.observe();
         }
-        self.must_not_have(self.stage.server.left());
+        self.must_not_have(&self.stage.server.left());
         assert!(self.stage.history.is_over(), "seed {}: a guard outlived its drop", self.seed);
     }
 
@@ -183,7 +183,7 @@ impl Storm {
         self.stage.longest_ttl() * 6 + self.stage.call_timeout * 2 + Duration::from_secs(5)
     }
 
-    fn must_not_have(&self, faults: Vec<String>) {
+    fn must_not_have(&self, faults: &[String]) {
         assert!(faults.is_empty(), "STORM_SEED={}: {faults:#?}", self.seed);
     }
 }

@@ -10,7 +10,7 @@ use lock_core::{
 use tokio::sync::oneshot;
 
 use super::members::Member;
-use super::{Server, Shape, State, Told};
+use super::{Gaps, Server, Shape, State, Told};
 use crate::weather::{Fate, Op, SHORT, chance};
 
 impl Server {
@@ -119,7 +119,7 @@ impl Server {
             return Err(Error::session_lost(Reason::SessionEnded));
         }
         let now = self.clock.boot();
-        if let Some((last, longest)) = &mut state.gaps {
+        if let Some(Gaps { last, longest }) = &mut state.gaps {
             for claim in known {
                 if let Some(before) = last.insert((id, claim.ticket), now) {
                     *longest = now.since(before).max(*longest);
@@ -277,7 +277,7 @@ impl Server {
     pub(super) fn watch_release(&self, id: SessionId, claim: &ClaimRef, certainty: Certainty) {
         let known = self.state().on_their_way.get(&(id, claim.ticket)).copied().unwrap_or_default();
         if certainty == Certainty::Settled && known > 0 {
-            self.violation(format!(
+            self.violation(&format!(
                 "ticket {} of {} was released as settled while a copy of its claim was on its way",
                 claim.ticket.0, claim.key
             ));
@@ -287,10 +287,10 @@ impl Server {
     pub(super) fn watch_renewal(&self, id: SessionId, known: usize) {
         let since = self.state().abandoned.get(&id).copied();
         if let Some(since) = since {
-            self.violation(format!("session {id} was renewed after it was abandoned at {since:?}"));
+            self.violation(&format!("session {id} was renewed after it was abandoned at {since:?}"));
         }
         if known > self.verify_chunk {
-            self.violation(format!("one renewal asked about {known} claims"));
+            self.violation(&format!("one renewal asked about {known} claims"));
         }
     }
 }

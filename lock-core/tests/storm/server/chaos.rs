@@ -85,8 +85,22 @@ impl Server {
         let state = &mut *state;
         let cut = if state.rng.u8(0..3) > 0 { Cut::Requests } else { Cut::Replies };
         let time = state.longest_ttl.mul_f64(0.3 + 2.0 * state.rng.f64());
-        state.cut_off.insert(session, (now + time, cut));
         state.steady_renewals = false;
+        if state.rng.bool() {
+            state.cut_off.insert(session, (now + time, cut));
+            return;
+        }
+        // It fades first: the last replies are old when they arrive.
+        let fading = now + state.longest_ttl / 2;
+        state.cut_off.insert(session, (fading, Cut::Slow(state.longest_ttl / 4)));
+        let server = self.clone();
+        self.net.deliver_at(fading, move || {
+            let mut state = server.state();
+            // Unless it has cleared up meanwhile.
+            if state.cut_off.contains_key(&session) {
+                state.cut_off.insert(session, (fading + time, cut));
+            }
+        });
     }
 
     fn send_to_some_session(&self, event: impl FnOnce(Ticket) -> Event) {

@@ -112,9 +112,15 @@ pub(crate) struct State {
     /// Sessions whose client is cut off, until when.
     cut_off: BTreeMap<SessionId, (BootTime, Cut)>,
     /// When each claim was last asked about, if anybody wants to know, and the longest time between two.
-    gaps: Option<(BTreeMap<(SessionId, Ticket), BootTime>, Duration)>,
+    gaps: Option<Gaps>,
     /// The TTL that the next renewal brings.
     next_ttl: Option<Duration>,
+}
+
+#[derive(Default)]
+struct Gaps {
+    last: BTreeMap<(SessionId, Ticket), BootTime>,
+    longest: Duration,
 }
 
 impl Server {
@@ -176,14 +182,14 @@ impl Server {
     }
 
     pub(crate) fn watch_gaps(&self) {
-        self.state().gaps = Some((BTreeMap::new(), Duration::ZERO));
+        self.state().gaps = Some(Gaps::default());
     }
 
     /// The longest time for which a claim was not asked about.
     pub(crate) fn longest_gap(&self) -> Duration {
         let now = self.clock.boot();
         let state = self.state();
-        let (last, longest) = state.gaps.as_ref().unwrap();
+        let Gaps { last, longest } = state.gaps.as_ref().unwrap();
         last.values().map(|&at| now.since(at)).fold(*longest, Duration::max)
     }
 
@@ -192,7 +198,7 @@ impl Server {
         self.state().next_ttl = Some(ttl);
     }
 
-    pub(crate) fn violation(&self, what: String) {
+    pub(crate) fn violation(&self, what: &str) {
         let at = self.clock.boot();
         self.state().violations.push(format!("{at:?}: {what}"));
     }
