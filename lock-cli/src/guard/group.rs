@@ -65,6 +65,32 @@ impl Group {
         }
     }
 
+    /// Once the group is gone: who descends from it and only changed groups, as what `timeout` or a shell with job control
+    /// starts does. Who left the session as well meant to go on without us.
+    pub(super) fn others(&self) -> Vec<Pid> {
+        if !self.has_strays() {
+            return Vec::new();
+        }
+        let (parent, session) = (rustix::process::getpid(), rustix::process::getsid(None).ok());
+        let is_other = |line: &str| {
+            let mut fields = line.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
+            let (state, mut numbers) =
+                (fields.next(), fields.map_while(|field| field.parse().ok()).map(Pid::from_raw));
+            let (its_parent, _group, its_session) = (numbers.next(), numbers.next(), numbers.next());
+            its_parent == Some(Some(parent))
+                && its_session == Some(session)
+                && !matches!(state, Some("Z" | "X"))
+        };
+        let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        numbers
+            .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+            .filter(|pid| {
+                let place = format!("/proc/{}/stat", pid.as_raw_nonzero());
+                std::fs::read_to_string(place).is_ok_and(|line| is_other(&line))
+            })
+            .collect()
+    }
+
     fn is_dead(&self) -> bool {
         let Ok(processes) = std::fs::read_dir("/proc") else { return false };
         let numbers = processes.flatten().filter_map(|entry| entry.file_name().into_string().ok());

@@ -18,7 +18,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal as Named};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
@@ -69,7 +69,15 @@ fn guard(command: &[OsString]) -> Result<(), Errno> {
         Ok(leader) => leader,
         Err(error) => return orders.report(Report::NotStarted(error.raw_os_error())),
     };
-    let watch = Watch { orders, children, timer, fuse, group: Group::new(leader), by_deadline: false };
+    let watch = Watch {
+        orders,
+        children,
+        timer,
+        fuse,
+        group: Group::new(leader),
+        asked: Vec::new(),
+        by_deadline: false,
+    };
     // Whoever is not there to hear it is noticed by the end of the link.
     let _ = watch.orders.report(Report::Started(leader.as_raw_nonzero().get()));
     watch.until_gone()
@@ -82,6 +90,8 @@ struct Watch {
     timer: OwnedFd,
     fuse: Fuse,
     group: Group,
+    /// Who was asked to end one by one.
+    asked: Vec<Pid>,
     by_deadline: bool,
 }
 
@@ -90,7 +100,7 @@ impl Watch {
         loop {
             self.reap();
             self.burn();
-            if self.group.is_gone(self.fuse.has_killed()) {
+            if self.group.is_gone(self.fuse.has_killed()) && !self.end_others() {
                 let (by_deadline, strays) = (self.by_deadline, self.group.has_strays());
                 let _ = self.orders.report(Report::Gone { by_deadline, strays });
                 return Ok(());
@@ -154,6 +164,22 @@ impl Watch {
             // A stopped process would not hear it.
             self.group.signal(Signal::CONT);
         }
+    }
+
+    /// Ends who descends from the group and changed to another; whether some are left. Each of them alone: their groups may
+    /// be anybody's, and their own children come here once they are gone.
+    fn end_others(&mut self) -> bool {
+        let others = self.group.others();
+        for &other in &others {
+            if self.fuse.has_killed() {
+                let _ = kill_process(other, Signal::KILL);
+            } else if !self.asked.contains(&other) {
+                let _ = kill_process(other, Signal::TERM);
+                let _ = kill_process(other, Signal::CONT);
+                self.asked.push(other);
+            }
+        }
+        !others.is_empty()
     }
 
     /// Until an order, the end of a child, or an instant.

@@ -58,6 +58,22 @@ fn killed_with_kill_it_takes_the_whole_group_along() {
     assert!(took < Duration::from_secs(4), "not only when the lease was over, but after {took:?}");
 }
 
+/// `timeout` puts itself and what it starts into a group of their own; so does a shell with job control.
+#[test]
+fn who_only_changed_groups_is_taken_along() {
+    let child = "echo $$ > child; sleep 1000 & echo $! > grandchild; wait";
+    for (child, grace) in
+        [(child.to_owned(), "5s"), (format!("trap \"\" TERM; {child}; while :; do wait; done"), "300ms")]
+    {
+        let lab = Lab::new();
+        let command = format!("timeout 1000 sh -c '{child}' & echo $$ > leader; wait");
+        let (first, family, next) = scene(&lab, &["--grace", grace, "k"], &command);
+        first.signal(Signal::KILL);
+        assert_alone(&lab, next);
+        assert!(family.is_gone());
+    }
+}
+
 #[test]
 fn killed_with_kill_it_kills_who_does_not_end() {
     let lab = Lab::new();
