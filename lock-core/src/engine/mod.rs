@@ -40,7 +40,7 @@ pub(crate) use self::settings::Settings;
 use self::shutdown::Closing;
 use crate::backend::{Backend, BackendInfo, Domain, Ticket};
 use crate::clock::Clock;
-use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::error::{Error, Operation, Result};
 
 /// One client's engine. Clients and guards own it together; when the last of them is gone it closes its sessions.
 #[derive(Debug)]
@@ -99,8 +99,10 @@ impl Engine {
         match race(core.session(Domain::default(), false), core.clock.sleep(limit)).await {
             First::Left(opened) => opened.map(|_| ()),
             First::Right(()) => Err(core.hindrance(Domain::default()).unwrap_or_else(|| {
-                Error::new(ErrorKind::TimedOut, format!("the store gave no answer within {limit:?}"))
-                    .during(Operation::Open)
+                Error::unavailable(format!(
+                    "no answer within {limit:?}: is the store running, and the address right?"
+                ))
+                .during(Operation::Open)
             })),
         }
     }

@@ -143,8 +143,26 @@ impl Place {
             }
             tracing::debug!(target: telemetry::TARGET, %error, "claiming again in {pause:?}");
             sighting.error(error);
-            core.clock.sleep(pause).await;
+            // A lost reply may have been a place in the queue: its grant may come before the next try.
+            if let First::Left((token, proof)) = race(self.granted(), core.clock.sleep(pause)).await {
+                return Ok(Claimed::Granted { token, proof });
+            }
         }
+    }
+
+    /// Resolves when a grant is pushed. The end of the session is the next try's to find out.
+    async fn granted(&mut self) -> (FencingToken, Proof) {
+        poll_fn(|context| {
+            let mut claims = self.session.claims();
+            match claims.take_grant(self.claim.ticket) {
+                Some(grant) => Poll::Ready(grant),
+                None => {
+                    let _ = claims.poll_over(self.claim.ticket, context.waker());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
     }
 
     /// Waits for news, or until it is time to ask again.

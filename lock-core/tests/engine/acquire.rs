@@ -263,3 +263,17 @@ async fn capacities_must_agree_while_the_key_is_in_use() {
     guard.release().await.unwrap();
     assert!(world.client.mutex("k").unwrap().try_acquire().await.unwrap().is_ok());
 }
+
+#[tokio::test]
+async fn a_grant_that_is_pushed_between_two_tries_ends_the_waiting() {
+    let world = World::with(|builder| builder.retry(RetryPolicy::default().base(secs(2))));
+    let holder = world.neighbour().mutex("k").unwrap().acquire().await.unwrap();
+    world.client.open().await.unwrap();
+    world.wires.fail(Op::Claim, [Fault::ReplyLost]);
+    let lock = world.client.mutex("k").unwrap();
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    rest().await;
+    assert_eq!(world.state("k").await.queue.len(), 1, "queued, though nobody heard of it");
+    holder.release().await.unwrap();
+    assert!(at_once(waiter).await.expect("no time passes").unwrap().is_ok());
+}
