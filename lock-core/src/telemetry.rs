@@ -26,6 +26,8 @@ pub const HELD: &str = "fencepost_held_seconds";
 pub const OLDEST_HOLD: &str = "fencepost_oldest_hold_seconds";
 /// Counter: holds without `hold_at_most` that outlived ten TTLs: perhaps guards that were leaked.
 pub const PERHAPS_LEAKED: &str = "fencepost_perhaps_leaked_total";
+/// Counter: times that the store told a holder of somebody who waits.
+pub const WANTED: &str = "fencepost_wanted_total";
 /// Span, at debug level: one acquisition. Its fields are `key`, `mode`, `token` once it is granted, and `blocked_by`
 /// while another is in the way.
 pub const SPAN_ACQUIRE: &str = "acquire";
@@ -42,6 +44,7 @@ pub fn describe() {
     describe_histogram!(WAITED, Unit::Seconds, "From asking for a lock until it was granted");
     describe_histogram!(HELD, Unit::Seconds, "From the grant until the end");
     describe_gauge!(OLDEST_HOLD, Unit::Seconds, "Age of the oldest hold");
+    describe_counter!(WANTED, "Times that a holder was told of somebody who waits");
     describe_counter!(PERHAPS_LEAKED, "Holds that outlived ten TTLs without hold_at_most");
 }
 
@@ -56,7 +59,7 @@ pub(crate) fn blocked(busy: &Busy) {
 
 #[cfg(feature = "metrics")]
 mod record {
-    use super::{ACQUIRED, BUSY, Duration, End, HELD, LOST, OLDEST_HOLD, PERHAPS_LEAKED, WAITED};
+    use super::{ACQUIRED, BUSY, Duration, End, HELD, LOST, OLDEST_HOLD, PERHAPS_LEAKED, WAITED, WANTED};
 
     pub(crate) fn acquired(waited: Duration) {
         metrics::counter!(ACQUIRED).increment(1);
@@ -78,6 +81,10 @@ mod record {
         metrics::gauge!(OLDEST_HOLD).set(age.as_secs_f64());
     }
 
+    pub(crate) fn wanted() {
+        metrics::counter!(WANTED).increment(1);
+    }
+
     pub(crate) fn perhaps_leaked() {
         metrics::counter!(PERHAPS_LEAKED).increment(1);
     }
@@ -91,7 +98,8 @@ mod record {
     pub(crate) fn busy() {}
     pub(crate) fn ended(_held: Duration, _end: End) {}
     pub(crate) fn oldest_hold(_age: Duration) {}
+    pub(crate) fn wanted() {}
     pub(crate) fn perhaps_leaked() {}
 }
 
-pub(crate) use record::{acquired, busy, ended, oldest_hold, perhaps_leaked};
+pub(crate) use record::{acquired, busy, ended, oldest_hold, perhaps_leaked, wanted};

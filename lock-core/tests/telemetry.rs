@@ -30,12 +30,18 @@ fn every_metric_has_its_name_and_its_labels() {
     assert_eq!(find(telemetry::ACQUIRED, None), &DebugValue::Counter(3));
     assert_eq!(find(telemetry::BUSY, None), &DebugValue::Counter(1));
     assert_eq!(find(telemetry::LOST, Some("held_too_long")), &DebugValue::Counter(1));
+    assert_eq!(find(telemetry::WANTED, None), &DebugValue::Counter(1));
     assert_eq!(find(telemetry::PERHAPS_LEAKED, None), &DebugValue::Counter(1));
     assert!(matches!(find(telemetry::WAITED, None), DebugValue::Histogram(values) if values.len() == 3));
     assert!(
         matches!(find(telemetry::HELD, None), DebugValue::Histogram(values) if values.contains(&60.0.into()))
     );
     assert!(matches!(find(telemetry::OLDEST_HOLD, None), DebugValue::Gauge(age) if age.into_inner() > 100.0));
+}
+
+/// Whether a future has to wait.
+async fn poll_once(mut future: std::pin::Pin<&mut impl Future>) -> bool {
+    std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending())).await
 }
 
 async fn work() {
@@ -49,6 +55,9 @@ async fn work() {
     let aged = lock.acquire_with(&AcquireOptions::new().hold_at_most(Duration::from_secs(60))).await.unwrap();
     assert!(lock.try_acquire().await.unwrap().is_err());
     let leaked = client.mutex("leaked").unwrap().acquire().await.unwrap();
+    let waiter = client.mutex("leaked").unwrap();
+    let waiting = std::pin::pin!(waiter.acquire());
+    assert!(poll_once(waiting).await);
     for _ in 0..1200 {
         clock.advance(Duration::from_millis(100));
         for _ in 0..16 {

@@ -217,6 +217,7 @@ impl Hold {
 
     pub(super) fn wanted(&self) {
         self.wanted.store(true, Ordering::Relaxed);
+        telemetry::wanted();
     }
 
     /// Whether somebody was seen to wait for it.

@@ -70,3 +70,17 @@ async fn one_that_is_lost_is_replaced_and_the_old_one_closed() {
     rest().await;
     assert!(world.state("k").await.is_idle(), "closed as a best effort");
 }
+
+#[tokio::test]
+async fn each_part_of_a_store_has_a_session_of_its_own() {
+    let world = World::new();
+    let here = world.client.mutex("here").unwrap().acquire().await.unwrap();
+    let there = world.client.mutex("elsewhere").unwrap().acquire().await.unwrap();
+    let too = world.client.mutex("elsewhere-too").unwrap().acquire().await.unwrap();
+    assert_ne!(here.grant().session, there.grant().session);
+    assert_eq!(there.grant().session, too.grant().session);
+    world.pass(TTL * 2).await;
+    assert!(here.state().is_held() && there.state().is_held());
+    assert!(world.client.shutdown(secs(1)).await.is_empty());
+    assert!(world.state("here").await.is_idle() && world.state("elsewhere").await.is_idle());
+}

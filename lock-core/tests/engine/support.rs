@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    Backend, BackendInfo, Capabilities, Certainty, Claim, ClaimRef, Claimed, Clock, Effect, Error, ErrorKind,
-    Event, EventSink, LockClient, LockClientBuilder, LockKey, LockState, MemoryBackend, Opened, Page, Query,
-    Released, Renewal, Result, Session, SessionId, SessionOptions, Ticket, VirtualClock,
+    Backend, BackendInfo, Capabilities, Certainty, Claim, ClaimRef, Claimed, Clock, Domain, Effect, Error,
+    ErrorKind, Event, EventSink, LockClient, LockClientBuilder, LockKey, LockState, MemoryBackend, Opened,
+    Page, Query, Released, Renewal, Result, Session, SessionId, SessionOptions, Ticket, VirtualClock,
 };
 
 pub(crate) const TTL: Duration = Duration::from_secs(10);
@@ -117,7 +117,7 @@ impl World {
     /// Holds a key by a session that nobody renews: its process is gone, as far as anybody can see.
     pub(crate) async fn hold_silently(&self, key: &str) {
         let info = lock_core::HolderInfo::new(1);
-        let options = SessionOptions::new(SessionId::random().unwrap(), lock_core::Domain(0), TTL, info);
+        let options = SessionOptions::new(SessionId::random().unwrap(), Domain(0), TTL, info);
         let opened = self.memory.open(&options, EventSink::new(|_| {})).await.unwrap();
         let key = LockKey::new(key).unwrap();
         let claim = Claim::new(key, Ticket(1), lock_core::Mode::Exclusive, lock_core::Permit::MUTEX);
@@ -245,6 +245,10 @@ impl Backend for Faulty {
         let mut info = self.inner.info();
         info.capabilities = Capabilities::verify_chunk(info.capabilities, self.wires.chunk);
         info
+    }
+
+    fn domain(&self, key: &LockKey) -> Domain {
+        Domain(u16::from(key.as_str().starts_with("elsewhere")))
     }
 
     async fn open(&self, options: &SessionOptions, sink: EventSink) -> Result<Opened> {
