@@ -171,20 +171,26 @@ impl Place {
     /// would never ask again, and a store that polls would never be polled.
     pub(super) async fn wait(&mut self, recheck_in: Option<Duration>) -> News {
         let core = self.session.core().clone();
-        // Whoever is not told when to ask again asks once in a long while all the same: should a store have lost a release
-        // that it acknowledged, the question finds out who is in the way without knowing it.
-        let seldom = self.session.lease().ttl() * 5;
-        let mut recheck_at = core.clock.boot() + recheck_in.unwrap_or(seldom);
+        let mut recheck_at = recheck_in.map(|time| core.clock.boot() + time);
         loop {
             let ticket = self.claim.ticket;
             let news = poll_fn(|context| match self.session.claims().poll_news(ticket, context.waker()) {
                 Some(news) => Poll::Ready(news),
                 None => Poll::Pending,
             });
-            match race(news, core.clock.sleep(recheck_at.since(core.clock.boot()))).await {
-                First::Left(News::RecheckIn(time)) => recheck_at = recheck_at.min(core.clock.boot() + time),
-                First::Left(news) => return news,
-                First::Right(()) => return News::Recheck,
+            let news = match recheck_at {
+                None => news.await,
+                Some(at) => match race(news, core.clock.sleep(at.since(core.clock.boot()))).await {
+                    First::Left(news) => news,
+                    First::Right(()) => News::Recheck,
+                },
+            };
+            match news {
+                News::RecheckIn(time) => {
+                    let at = core.clock.boot() + time;
+                    recheck_at = Some(recheck_at.map_or(at, |known| known.min(at)));
+                }
+                news => return news,
             }
         }
     }

@@ -231,6 +231,6 @@ pub enum News {
     Recheck,
     /// Its hold was ended.
     Revoked(Reason),
-    /// Somebody waits for what it holds; or, if it is the head of the queue, behind it.
+    /// Somebody waits for what it holds.
     Wanted,
 }

@@ -234,10 +234,6 @@ impl<'a> Step<'a> {
                 Holding::Fixed { .. } => None,
             });
             self.notices.extend(wanted);
-        } else if let Some(first) = self.record.queue.front() {
-            // The others rely on the head to look after the holders: a place that nobody owns would not.
-            let (session, ticket) = (first.session, first.ticket);
-            self.notices.push(Notice { session, ticket, news: News::Wanted });
         }
         Outcome::Queued { head, blocker: self.blocker() }
     }
