@@ -15,6 +15,7 @@ mod exit;
 mod findings;
 mod guard;
 mod link;
+mod process;
 mod run;
 mod say;
 mod signals;

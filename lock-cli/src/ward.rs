@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 
 use crate::guard;
 use crate::link::{Order, Report, SIZE, Start};
+use crate::process::Process;
 
 /// A guard process: it waits for the order to start, then for the command to end.
 #[derive(Debug)]
@@ -87,20 +88,14 @@ impl Ward {
         let guard = Pid::from_child(&self.process);
         let parents = [guard, rustix::process::getpid()].map(|pid| pid.as_raw_nonzero().get());
         let variable = format!("FENCEPOST_KEY={key}");
-        let is_one = |pid: Pid| {
-            let place = format!("/proc/{}", pid.as_raw_nonzero());
-            let stat = std::fs::read_to_string(format!("{place}/stat")).unwrap_or_default();
-            // The name in parentheses may hold anything; the state and the parent follow it.
-            let parent = stat
-                .rsplit_once(')')
-                .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)?.parse().ok());
-            let environment = std::fs::read(format!("{place}/environ")).unwrap_or_default();
-            parent.is_some_and(|parent| parents.contains(&parent))
-                && environment.split(|&byte| byte == 0).any(|it| it == variable.as_bytes())
+        let is_one = |process: &Process| {
+            let environment = || std::fs::read(format!("/proc/{}/environ", process.pid.as_raw_nonzero()));
+            process.pid != guard
+                && parents.contains(&process.parent)
+                && environment()
+                    .is_ok_and(|it| it.split(|&byte| byte == 0).any(|it| it == variable.as_bytes()))
         };
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let numbers = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
-        numbers.filter(|&pid| pid != guard && is_one(pid)).collect()
+        Process::all().into_iter().flatten().filter(is_one).map(|process| process.pid).collect()
     }
 
     /// Waits for its end, which is near.

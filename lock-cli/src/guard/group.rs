@@ -3,6 +3,8 @@
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, wait};
 
+use crate::process::Process;
+
 /// A process group whose leader is a child of this process.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -71,56 +73,16 @@ impl Group {
         if !self.has_strays() {
             return Vec::new();
         }
-        let (parent, session) = (rustix::process::getpid(), rustix::process::getsid(None).ok());
-        let is_other = |line: &str| {
-            let mut fields = line.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
-            let (state, mut numbers) =
-                (fields.next(), fields.map_while(|field| field.parse().ok()).map(Pid::from_raw));
-            let (its_parent, _group, its_session) = (numbers.next(), numbers.next(), numbers.next());
-            its_parent == Some(Some(parent))
-                && its_session == Some(session)
-                && !matches!(state, Some("Z" | "X"))
+        let (Some(own), Ok(processes)) = (Process::own(), Process::all()) else { return Vec::new() };
+        let is_other = |it: &Process| {
+            it.parent == own.pid.as_raw_nonzero().get() && it.session == own.session && it.lives()
         };
-        let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        numbers
-            .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
-            .filter(|pid| {
-                let place = format!("/proc/{}/stat", pid.as_raw_nonzero());
-                std::fs::read_to_string(place).is_ok_and(|line| is_other(&line))
-            })
-            .collect()
+        processes.filter(is_other).map(|process| process.pid).collect()
     }
 
+    /// Where the system does not say who lives, somebody may.
     fn is_dead(&self) -> bool {
-        let Ok(processes) = std::fs::read_dir("/proc") else { return false };
-        let numbers = processes.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut living =
-            numbers.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).filter(|pid| {
-                std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| self.lives_by(&stat))
-            });
-        living.next().is_none()
-    }
-
-    /// By a line of `/proc/PID/stat`: the name in parentheses may hold anything, the state and two numbers follow it.
-    fn lives_by(&self, stat: &str) -> bool {
-        let Some((_, rest)) = stat.rsplit_once(')') else { return false };
-        let mut fields = rest.split_ascii_whitespace();
-        let (state, _parent, group) = (fields.next(), fields.next(), fields.next());
-        let is_member =
-            group.and_then(|group| group.parse().ok()) == Some(self.leader.as_raw_nonzero().get());
-        is_member && !matches!(state, Some("Z" | "X"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_of_proc_says_who_lives_in_the_group() {
-        let group = Group::new(Pid::from_raw(77).unwrap());
-        assert!(group.lives_by("78 (a) Z 1 1) S 1 77 77 0 -1"));
-        assert!(!group.lives_by("78 (a) Z 1 77 77 0 -1"), "a zombie");
-        assert!(!group.lives_by("78 (a) S 77 78 77 0 -1"), "of another group");
+        let leader = self.leader.as_raw_nonzero().get();
+        Process::all().is_ok_and(|mut all| !all.any(|process| process.group == leader && process.lives()))
     }
 }

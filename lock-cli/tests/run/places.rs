@@ -56,26 +56,13 @@ fn an_ignored_hangup_stays_ignored_while_waiting() {
 
 #[test]
 fn as_process_1_it_reaps_and_passes_signals_on() {
-    let unshare = ["unshare", "--pid", "--fork", "--mount-proc"];
-    let may = has("unshare")
-        && Command::new(unshare[0])
-            .args(&unshare[1..])
-            .arg("true")
-            .output()
-            .is_ok_and(|it| it.status.success());
-    if !may {
-        eprintln!("ignored: a process of number 1 needs unshare(1) and the right to make a namespace (root)");
-        return;
-    }
+    let Some(mut command) = apart(&["--pid", "--fork", "--mount-proc"]) else { return };
     let lab = Lab::new();
     // An orphan that leaves the group, as a daemon does, and ends: nobody but process 1 and the guard can reap it.
     let script = "trap 'echo term >> log; exit 9' TERM; setsid sh -c 'sh -c \"exit\" & exit' & wait $!; echo up >> log; \
                   while :; do sleep 0.02; done";
-    let mut command = Command::new(unshare[0]);
-    command.args(&unshare[1..]).arg(env!("CARGO_BIN_EXE_fencepost")).current_dir(lab.path(""));
-    command
-        .args(["--on", &lab.url(), "run", "k", "--", "sh", "-c", script])
-        .stdin(std::process::Stdio::null());
+    command.arg(env!("CARGO_BIN_EXE_fencepost")).current_dir(lab.path(""));
+    command.args(["--on", &lab.url(), "run", "k", "--", "sh", "-c", script]);
     let run = Running::start(&mut command);
     lab.wait_for("up");
     let first = children(run.pid())[0];
@@ -91,22 +78,30 @@ fn as_process_1_it_reaps_and_passes_signals_on() {
     assert_eq!(lab.done(&["--try", "k"], &["true"]).code(), 0, "released");
 }
 
+/// A container's first process belongs to a session and a group that have no number in there.
+#[test]
+fn as_process_1_it_takes_along_who_only_changed_groups() {
+    let Some(mut command) = apart(&["--pid", "--fork", "--mount-proc"]) else { return };
+    let lab = Lab::new();
+    let child = "trap \"echo ended >> log; exit\" TERM; echo up >> log; while :; do sleep 0.02; done";
+    let script = format!("timeout 1000 sh -c '{child}' & until grep -q up log; do sleep 0.02; done; exit 3");
+    command.arg(env!("CARGO_BIN_EXE_fencepost")).current_dir(lab.path(""));
+    command.args(["--on", &lab.url(), "run", "--grace", "10m", "k", "--", "sh", "-c", &script]);
+    let done = Running::start(&mut command).end();
+    assert_eq!(done.code(), 3, "{done:?}");
+    assert_eq!(lab.log(), ["up", "ended"]);
+}
+
 #[test]
 fn a_full_disk_is_the_directorys_fault() {
-    let unshare = ["unshare", "--mount"];
-    let may = has("unshare")
-        && Command::new(unshare[0]).args(&unshare[1..]).arg("true").output().unwrap().status.success();
-    if !may {
-        return;
-    }
+    let Some(mut command) = apart(&["--mount"]) else { return };
     let lab = Lab::new();
     let disk = lab.path("disk");
     std::fs::create_dir(&disk).unwrap();
     let script = "mount -t tmpfs -o size=64k tmpfs \"$1\" || exit 0; cd \"$1\"
         run() { \"$0\" --on \"file://$1/locks\" run k -- true; echo $?; }
         run \"$1\"; dd if=/dev/zero of=fill bs=4k 2>/dev/null; run \"$1\"";
-    let mut command = Command::new(unshare[0]);
-    command.args(&unshare[1..]).args(["sh", "-c", script, env!("CARGO_BIN_EXE_fencepost")]).arg(&disk);
+    command.args(["sh", "-c", script, env!("CARGO_BIN_EXE_fencepost")]).arg(&disk);
     let done = Done::from(command.output().unwrap());
     assert!(done.out.is_empty() || done.out == "0\n73\n" && done.err.contains("make room"), "{done:?}");
 }
@@ -135,4 +130,18 @@ fn a_store_that_is_not_there_is_told_from_those_that_are() {
     let done =
         Done::from(lab.fencepost().args(["--on", "redis://h", "run", "k", "--", "true"]).output().unwrap());
     done.assert_says(78, "(it has file:, memory:)");
+}
+
+/// `unshare` with these words, without input; `None`, and a word about it, where it may not be done.
+fn apart(words: &[&str]) -> Option<Command> {
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(words).stdin(std::process::Stdio::null());
+        command
+    };
+    let may = has("unshare") && unshare().arg("true").output().is_ok_and(|it| it.status.success());
+    if !may {
+        eprintln!("ignored: it needs unshare(1) and the right to make a namespace (root)");
+    }
+    may.then(unshare)
 }
