@@ -13,15 +13,27 @@ pub use lock_core::{
 
 pub use self::registry::{Registry, connect};
 
-/// What a store of your own is made of: see [`Connector`] and [`Registry::with`].
+/// What a store of your own is made of.
+///
+/// It begins with a choice:
+///
+/// - It can replace a record if nobody else was quicker: implement [`records::RecordStore`](backend::records::RecordStore),
+///   some 130 lines. The [`table`](backend::table) runs in the client and brings queue, tokens, readers-writer locks and
+///   semaphores. Its example is `examples/src/bin/own_store.rs`.
+/// - It lives in this process: run the [`table`](backend::table) behind a mutex, as `lock-core/src/memory` does.
+/// - It runs scripts or functions, or has an order of its own: implement [`Backend`](backend::Backend) and
+///   [`Session`](backend::Session). Its example is `examples/src/bin/own_backend.rs`.
+///
+/// All of them under [`#[async_trait]`](backend::async_trait). It is reached by URL through a [`Connector`] that a
+/// [`Registry`] is given ([`Registry::with`]), or directly by [`LockClient::builder`].
 pub mod backend {
     pub use lock_core::{
         Backend, BackendInfo, BootTime, Busy, Capabilities, Certainty, Claim, ClaimRef, Claimed, Clock,
-        Connector, Cursor, Domain, Effect, Error, ErrorKind, Event, EventSink, Failover, Fencing,
-        FencingToken, Finding, HolderInfo, HolderState, Liveness, LockKey, LockState, Mode, Note, Opened,
-        Operation, Page, Pause, Permit, Prefix, Proof, Query, Reason, Released, Renewal, Result, Session,
-        SessionId, SessionOptions, Severity, Standing, StoreUrl, SystemClock, Term, Ticket, VirtualClock,
-        WaiterState, records, table,
+        Connector, Cursor, Domain, Effect, Error, ErrorKind, Event, EventSink, ExposeSecret, Failover,
+        Fencing, FencingToken, Finding, HolderInfo, HolderState, Host, Liveness, LockKey, LockState, Mode,
+        Note, Opened, Operation, Page, Pause, Permit, Prefix, Proof, Query, Reason, Released, Renewal,
+        Result, Secret, Session, SessionId, SessionOptions, Severity, Standing, StoreUrl, SystemClock, Term,
+        Ticket, VirtualClock, WaiterState, async_trait, records, table,
     };
 }
 

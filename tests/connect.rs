@@ -50,8 +50,8 @@ async fn the_common_keys_do_what_they_say() {
 #[tokio::test]
 async fn what_is_wrong_with_a_url_is_named() {
     for (url, word) in [
-        ("etcd://e1,e2", "switch on the feature \"etcd\""),
-        ("rediss://h", "switch on the feature \"redis\""),
+        ("etcd://e1,e2", "the etcd: store is planned, and not in this version"),
+        ("rediss://h", "the rediss: store is planned, and not in this version"),
         ("nats://h", "no store is called nats:"),
         ("memory:?tll=5s", "unknown query key \"tll\""),
         ("memory:?tll=5s", "it knows call_timeout, connect_timeout"),
@@ -66,6 +66,11 @@ async fn what_is_wrong_with_a_url_is_named() {
         assert!(message.contains(word), "{url}: {message}");
     }
     assert_eq!(refused("memory:?ttl=1ms").await.0, ErrorKind::InvalidInput);
+    let missing = Registry::empty().connect("memory:").await.unwrap_err().to_string();
+    assert!(
+        missing.contains("this build has no memory: store (it has none); switch on the feature \"memory\""),
+        "{missing}"
+    );
 }
 
 #[tokio::test]

@@ -116,6 +116,9 @@ pub struct Busy {
     pub remaining: Option<Duration>,
     /// The holder's token.
     pub token: Option<FencingToken>,
+    /// How long ago the store said so: zero for the answer to one attempt. Whoever waited was answered when they joined the
+    /// queue, and the lock may have passed on since.
+    pub age: Duration,
 }
 
 impl Busy {
@@ -138,6 +141,14 @@ impl Busy {
         self
     }
 
+    /// The same, told this much later: a lease that has run out by then says nothing any more.
+    #[must_use]
+    pub(crate) fn aged(mut self, by: Duration) -> Busy {
+        self.age += by;
+        self.remaining = self.remaining.and_then(|remaining| remaining.checked_sub(by));
+        self
+    }
+
     /// Names the holder's token.
     #[must_use]
     pub fn under(mut self, token: Option<FencingToken>) -> Busy {
@@ -151,6 +162,10 @@ impl fmt::Display for Busy {
         match &self.holder {
             Some(holder) => write!(f, "held by {holder}")?,
             None => f.write_str("held by another")?,
+        }
+        // Below that, nobody could have looked sooner.
+        if self.age >= Duration::from_secs(1) {
+            write!(f, " as of {} ago", Rounded(self.age))?;
         }
         if let Some(remaining) = self.remaining {
             write!(f, ", whose lease runs for another {}", Rounded(remaining))?;

@@ -101,7 +101,9 @@ impl LockKey {
     /// Prefix and name as one string of ASCII letters, digits, `-`, `_`, `.`, `%` and `@`.
     ///
     /// No two keys share an encoding, and no encoding is `.`, `..` or begins with a dot, so that it can be a
-    /// file's or a node's name. Everything else is percent-encoded; `@` stands only after a prefix.
+    /// file's or a node's name. Everything else is percent-encoded; `@` stands only after a prefix. It has up to three bytes
+    /// for each of key and prefix: where names are shorter than that, as the 255 bytes of most file systems, it has to be
+    /// split.
     ///
     /// ```
     /// use lock_core::LockKey;

@@ -54,5 +54,7 @@ pub use self::mode::{Mode, Permit};
 pub use self::options::{AcquireOptions, Wait};
 pub use self::retry::RetryPolicy;
 pub use self::token::FencingToken;
-/// A text that `Debug` does not show.
-pub use secrecy::SecretString as Secret;
+/// What implementations of this crate's traits are written under.
+pub use async_trait::async_trait;
+/// A text that `Debug` does not show, and the trait by which it is read.
+pub use secrecy::{ExposeSecret, SecretString as Secret};

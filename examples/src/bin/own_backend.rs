@@ -9,14 +9,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use fencepost::backend::{
     Backend, BootTime, Certainty, Claim, ClaimRef, Claimed, Clock, EventSink, Opened, Proof, Query, Released,
-    Renewal, Session, SessionOptions, Standing, SystemClock, Ticket,
+    Renewal, Session, SessionOptions, Standing, SystemClock, Ticket, async_trait,
 };
 use fencepost::{
-    AcquireOptions, BackendInfo, Busy, Capabilities, Error, ErrorKind, FencingToken, HolderState, LockClient,
-    LockKey, LockState, Mode, Page, Reason, Result, SessionId, Wait,
+    AcquireOptions, BackendInfo, Busy, Capabilities, Cursor, Error, ErrorKind, FencingToken, HolderState,
+    LockClient, LockKey, LockState, Mode, Page, Reason, Result, SessionId, Wait,
 };
 
 const POLL: Duration = Duration::from_millis(20);
@@ -92,8 +91,11 @@ impl Backend for Board {
 
     async fn list(&self, query: &Query) -> Result<Page> {
         let rows = self.rows();
+        let after = |key: &LockKey| query.after.as_ref().is_none_or(|after| key.as_str() > after.as_str());
         let used = rows.keys.iter().filter(|(key, row)| query.matches(key) && !row.holders.is_empty());
-        Ok(Page::new(used.map(|(key, _)| key.clone()).collect(), None))
+        let keys: Vec<_> = used.map(|(key, _)| key.clone()).filter(after).take(query.limit).collect();
+        let next = keys.last().filter(|_| keys.len() == query.limit).map(|key| Cursor::new(key.as_str()));
+        Ok(Page::new(keys, next))
     }
 
     async fn force_release(&self, key: &LockKey, only: Option<FencingToken>) -> Result<usize> {

@@ -9,13 +9,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use fencepost::backend::records::{RecordSession, RecordStore, Records, Sight, Version, Versioned, Written};
 use fencepost::backend::table::{Input, Notice, SessionCommand, SessionOutcome, SessionRecord};
-use fencepost::backend::{Backend, Clock, Event, EventSink, Query, SessionOptions, SystemClock};
+use fencepost::backend::{Backend, Clock, Event, EventSink, Query, SessionOptions, SystemClock, async_trait};
 use fencepost::{
-    BackendInfo, Capabilities, Connector, Error, Fencing, LockKey, Page, Reason, Registry, Result, SessionId,
-    StoreUrl,
+    BackendInfo, Capabilities, Connector, Cursor, Error, ErrorKind, Fencing, LockKey, Page, Reason, Registry,
+    Result, SessionId, StoreUrl,
 };
 
 /// What would be a server elsewhere. Clones are the same shelf.
@@ -79,7 +78,11 @@ impl RecordStore for Shelf {
 
     async fn list(&self, query: &Query) -> Result<Page> {
         let contents = self.contents();
-        Ok(Page::new(contents.keys.keys().filter(|key| query.matches(key)).cloned().collect(), None))
+        let after = |key: &&LockKey| query.after.as_ref().is_none_or(|after| key.as_str() > after.as_str());
+        let matching = contents.keys.keys().filter(|key| query.matches(key)).filter(after);
+        let keys: Vec<_> = matching.take(query.limit).cloned().collect();
+        let next = keys.last().filter(|_| keys.len() == query.limit).map(|key| Cursor::new(key.as_str()));
+        Ok(Page::new(keys, next))
     }
 
     fn place(&self, key: &LockKey) -> String {
@@ -153,7 +156,13 @@ impl Connector for Shelf {
         &["shelf"]
     }
 
-    async fn connect(&self, _url: &mut StoreUrl) -> Result<Arc<dyn Backend>> {
+    async fn connect(&self, url: &mut StoreUrl) -> Result<Arc<dyn Backend>> {
+        if !url.hosts().is_empty() || !url.path().is_empty() {
+            return Err(Error::new(
+                ErrorKind::Misconfigured,
+                "there is one shelf: its URL is shelf: and no more",
+            ));
+        }
         Ok(Arc::new(Records::new(self.clone())))
     }
 }

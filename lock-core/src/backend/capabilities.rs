@@ -21,7 +21,7 @@ impl BackendInfo {
     }
 }
 
-/// What a store promises. The conformance suite holds it to exactly this.
+/// What a store promises. The engine plans by it, and users trust it.
 ///
 /// [`Capabilities::new`] promises the least: every store sets what it has.
 #[derive(Clone, Debug, PartialEq, Eq)]

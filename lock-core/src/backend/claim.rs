@@ -119,7 +119,8 @@ pub enum Claimed {
     /// The claim waits in the queue. A store without a queue remembers that it waits, so that `renew` can say so.
     Queued {
         /// When to claim again without having been told: for the head of a pushing store's queue, when the holder
-        /// would expire; for a polling store, its interval. `None`: not before an event or a `renew` says so.
+        /// would expire; for a polling store, its interval. `None`: not before an event or a `renew` says so. The engine
+        /// asks sooner if it hears nothing for three TTLs.
         recheck_in: Option<Duration>,
         /// Who is in the way.
         busy: Busy,

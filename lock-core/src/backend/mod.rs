@@ -29,12 +29,16 @@ use crate::token::FencingToken;
 /// A backend holds only what is peculiar to its store. Waiting, retry, renewal, loss, cancellation, release on drop,
 /// tracing and metrics are the engine's, written once.
 ///
+/// Implementations are written under [`#[async_trait]`](crate::async_trait). A store that runs the lock table itself, behind
+/// a lock of its own, finds an example in the project's `lock-core/src/memory`.
+///
 /// Rules for every method:
 /// - It may be called from many tasks at once.
 /// - Its future may be dropped at any await point; what it had begun may then go on or not.
-/// - It makes *one* attempt. The engine sets the deadline and repeats it where that is safe.
+/// - It makes *one* attempt. The engine sets the deadline and repeats it where that is safe. That deadline can end a call
+///   only where it awaits: a method never blocks its thread for long.
 /// - Its errors say by [`Error::took_effect`] whether the store may have applied it. When in doubt:
-///   [`Effect::Unknown`](crate::Effect::Unknown).
+///   [`Effect::Unknown`](crate::Effect::Unknown). The engine adds operation, key and endpoint where they are missing.
 #[async_trait]
 pub trait Backend: Debug + Send + Sync + 'static {
     /// What the store is called, and what it can promise.
@@ -49,7 +53,8 @@ pub trait Backend: Debug + Send + Sync + 'static {
     ///
     /// Opening the same [`SessionId`] again is the retry after a lost reply: it finds the session that the first
     /// call made, or makes it. One that it finds and that is over is an error
-    /// ([`SessionLost`](crate::ErrorKind::SessionLost)). Events may be sent to the sink before this call returns.
+    /// ([`SessionLost`](crate::ErrorKind::SessionLost)). Events may be sent to the sink before this call returns. Both calls'
+    /// sinks lead to the same session, so that either will do; it may be dropped once the session is over.
     async fn open(&self, options: &SessionOptions, sink: EventSink) -> Result<Opened>;
 
     /// Looks for settings under which a lock can be lost. What may not be read is a [`Severity::Unknown`] finding,
@@ -61,7 +66,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Who holds a key and who waits for it. Changes nothing.
     async fn inspect(&self, key: &LockKey) -> Result<LockState>;
 
-    /// Keys that are held or waited for, in a fixed order, page by page.
+    /// Keys that are held or waited for, in a fixed order, page by page, each of at most [`Query::limit`].
     async fn list(&self, query: &Query) -> Result<Page>;
 
     /// Ends the holds of a key, or only the one with this token, whoever owns them; returns how many it ended.
@@ -81,8 +86,12 @@ pub trait Session: Any + Debug + Send + Sync + 'static {
     /// Renews the session, and says how each of `known` stands.
     ///
     /// `known` is one chunk chosen by the engine, at most [`Capabilities::verify_chunk`] long; the answer has exactly
-    /// one [`Standing`] for each, in the same order. Both come from the store itself, never from a cache: a session
-    /// may renew while the store has forgotten its grants.
+    /// one [`Standing`] for each, in the same order; with another number of them the renewal does not count. Both come from
+    /// the store itself, never from a cache: a session may renew while the store has forgotten its grants.
+    ///
+    /// Of a waiting claim it says when to ask again, as [`claim`](Session::claim) does. Nobody else may be there to notice
+    /// that the holders and the head of the queue have died together: then it is at once
+    /// ([`Standing::Waits`] in zero time), for every waiter.
     async fn renew(&self, known: &[ClaimRef]) -> Result<Renewal>;
 
     /// Asks for a lock, once.
@@ -98,7 +107,8 @@ pub trait Session: Any + Debug + Send + Sync + 'static {
     /// succeeded: not even one that is still on its way.
     async fn release(&self, claim: &ClaimRef, certainty: Certainty) -> Result<Released>;
 
-    /// Ends the session and everything it holds, save what is held for a fixed time.
+    /// Ends the session and everything it holds or waits for, save what is held for a fixed time; whoever is next is
+    /// granted and told, as by a release of each.
     async fn close(&self) -> Result<()>;
 }
 

@@ -144,14 +144,16 @@ impl StoreUrl {
         }
     }
 
-    /// Takes a duration such as `10s`, `500ms` or `5m`.
+    /// Takes a duration such as `10s`, `500ms` or `5m`; a bare number is in seconds.
     ///
     /// # Errors
     /// [`Misconfigured`](ErrorKind::Misconfigured) for another value.
     pub fn take_duration(&mut self, key: &str) -> Result<Option<Duration>> {
         self.take(key)
             .map(|value| {
-                humantime::parse_duration(&value).map_err(|error| {
+                let seconds =
+                    value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                seconds.map_or_else(|| humantime::parse_duration(&value), Ok).map_err(|error| {
                     wrong(format!("{key}={value:?} in a store's URL is no duration such as 10s or 500ms"))
                         .caused_by(error)
                 })
@@ -313,6 +315,18 @@ mod tests {
         assert_eq!(StoreUrl::parse("memory:").unwrap().path(), "");
         assert_eq!(StoreUrl::parse("memory:shared").unwrap().path(), "shared");
         assert_eq!(StoreUrl::parse("file:///var/lib").unwrap().path(), "/var/lib");
+    }
+
+    #[test]
+    fn a_bare_number_is_in_seconds() {
+        for (text, millis) in [("10", 10_000), ("0.5", 500), ("500ms", 500), ("1m", 60_000)] {
+            let mut url = StoreUrl::parse(&format!("a:?ttl={text}")).unwrap();
+            assert_eq!(url.take_duration("ttl").unwrap(), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["-1", "soon", "inf", "NaN", ""] {
+            let error = StoreUrl::parse(&format!("a:?ttl={text}")).unwrap().take_duration("ttl").unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Misconfigured, "{text}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::place::Place;
 use super::session::OpenSession;
 use super::{Core, Engine};
 use crate::backend::{Claim, Claimed, Proof, Term};
-use crate::clock::Pause;
+use crate::clock::{BootTime, Pause};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::hold::{Busy, Reason};
 use crate::holder::Note;
@@ -54,7 +54,15 @@ pub(crate) struct Won {
 
 /// What is known of the way so far, for the error of whoever loses patience.
 #[derive(Debug, Default)]
-pub(super) struct Sighting(Mutex<(Option<Busy>, Option<Error>)>);
+pub(super) struct Sighting(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Who was in the way, and when the store said so.
+    busy: Option<(Busy, BootTime)>,
+    /// What went wrong since.
+    error: Option<Error>,
+}
 
 impl Engine {
     /// Acquires, or says who is in the way. Dropping the future withdraws the claim.
@@ -135,7 +143,7 @@ impl Core {
                     Claimed::Busy(busy) => return Ok(Err(busy)),
                     Claimed::Queued { recheck_in, busy } => {
                         telemetry::blocked(&busy);
-                        sighting.busy(busy);
+                        sighting.busy(busy, self.clock.boot());
                         recheck_in
                     }
                 };
@@ -152,21 +160,27 @@ impl Core {
 }
 
 impl Sighting {
-    pub(super) fn busy(&self, busy: Busy) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = (Some(busy), None);
+    fn busy(&self, busy: Busy, now: BootTime) {
+        *self.seen() = Seen { busy: Some((busy, now)), error: None };
     }
 
     pub(super) fn error(&self, error: Error) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(error);
+        self.seen().error = Some(error);
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A store that was not reached is never "busy".
     fn out_of_patience(&self, core: &Core, ask: &Ask) -> Error {
-        let (busy, error) = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let Seen { busy, error } = std::mem::take(&mut *self.seen());
         let error = match (error, busy) {
             (Some(error), _) => error,
-            (None, Some(busy)) => Error::new(ErrorKind::WaitTimedOut(Box::new(busy)), ""),
+            (None, Some((busy, seen))) => {
+                let busy = busy.aged(core.clock.boot().since(seen));
+                Error::new(ErrorKind::WaitTimedOut(Box::new(busy)), "")
+            }
             (None, None) => Error::new(
                 ErrorKind::TimedOut,
                 "the store gave no answer for as long as the caller was ready to wait; nothing is held",

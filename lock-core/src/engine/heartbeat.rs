@@ -11,7 +11,7 @@ use super::race::{First, race};
 use super::session::OpenSession;
 use crate::backend::{ClaimRef, Renewal};
 use crate::clock::BootTime;
-use crate::error::{ErrorKind, Operation, Result};
+use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::hold::{End, Reason};
 use crate::telemetry;
 
@@ -126,7 +126,7 @@ impl<'a> Beat<'a> {
     fn answered(&mut self, answer: Result<Renewal>) {
         let Some((sent, asked, _)) = self.in_flight.take() else { return };
         let lease = self.session.lease();
-        match answer {
+        match answer.and_then(|renewal| self.complete(renewal, asked.len())) {
             Ok(renewal) => {
                 if let Some(ttl) = renewal.ttl {
                     lease.adopt_ttl(ttl, sent);
@@ -135,19 +135,11 @@ impl<'a> Beat<'a> {
                     return;
                 }
                 self.pauses = None;
-                if renewal.standings.len() == asked.len() {
-                    for (asked, standing) in asked.iter().zip(renewal.standings) {
-                        let chore = self.session.claims().stands(asked, standing, sent);
-                        if let Some(chore) = chore {
-                            self.session.perform(chore);
-                        }
+                for (asked, standing) in asked.iter().zip(renewal.standings) {
+                    let chore = self.session.claims().stands(asked, standing, sent);
+                    if let Some(chore) = chore {
+                        self.session.perform(chore);
                     }
-                } else {
-                    self.session.claims().unasked(asked);
-                    tracing::error!(
-                        target: telemetry::TARGET, answered = renewal.standings.len(),
-                        "a renewal answered for another number of claims: nothing was verified"
-                    );
                 }
                 self.due = sent + jittered(self.interval(sent));
                 self.look_for_leaks();
@@ -166,6 +158,21 @@ impl<'a> Beat<'a> {
                 self.due = self.session.core().clock.boot() + pause;
             }
         }
+    }
+
+    /// A renewal that says nothing of some claims verifies nothing, and is not to be relied on as one.
+    fn complete(&self, renewal: Renewal, asked: usize) -> Result<Renewal> {
+        let answered = renewal.standings.len();
+        if answered == asked {
+            return Ok(renewal);
+        }
+        let error = Error::new(
+            ErrorKind::Protocol,
+            format!(
+                "the store was asked about {asked} claims and answered about {answered}: its renewals do not count"
+            ),
+        );
+        Err(Caller::new(self.session.core(), Operation::Renew).explain(error))
     }
 
     /// A third of the TTL; less when so many claims are known that each could not be verified once in two thirds.

@@ -62,10 +62,10 @@ impl Core {
                 Progress::Trying(_) => {}
             }
             if progress.changed().await.is_err() {
-                // The task that was opening it is gone, and with it its runtime.
+                // The task that was opening it is gone.
                 return Err(Error::new(
                     ErrorKind::ShutDown,
-                    "the runtime that the client was made on has ended",
+                    "the runtime that the client was made on has ended, or the store panicked while it opened a session",
                 ));
             }
         }

@@ -19,6 +19,9 @@ use crate::hold::Reason;
 use crate::telemetry;
 use crate::token::FencingToken;
 
+/// A waiter that hears nothing asks again after so many TTLs.
+const SELDOM: u32 = 3;
+
 type Flight = Pin<Box<dyn Future<Output = Result<Claimed>> + Send>>;
 
 /// A claim's place with the store, from its first sending until it is won or given up.
@@ -171,26 +174,20 @@ impl Place {
     /// would never ask again, and a store that polls would never be polled.
     pub(super) async fn wait(&mut self, recheck_in: Option<Duration>) -> News {
         let core = self.session.core().clone();
-        let mut recheck_at = recheck_in.map(|time| core.clock.boot() + time);
+        // Whoever is never told when to ask again, or not for long, asks once in a while all the same. A store that lost a wake-up
+        // without knowing it, or has nobody look after a head that died, would keep its waiters for ever otherwise.
+        let seldom = self.session.lease().ttl() * SELDOM;
+        let mut recheck_at = core.clock.boot() + recheck_in.map_or(seldom, |time| time.min(seldom));
         loop {
             let ticket = self.claim.ticket;
             let news = poll_fn(|context| match self.session.claims().poll_news(ticket, context.waker()) {
                 Some(news) => Poll::Ready(news),
                 None => Poll::Pending,
             });
-            let news = match recheck_at {
-                None => news.await,
-                Some(at) => match race(news, core.clock.sleep(at.since(core.clock.boot()))).await {
-                    First::Left(news) => news,
-                    First::Right(()) => News::Recheck,
-                },
-            };
-            match news {
-                News::RecheckIn(time) => {
-                    let at = core.clock.boot() + time;
-                    recheck_at = Some(recheck_at.map_or(at, |known| known.min(at)));
-                }
-                news => return news,
+            match race(news, core.clock.sleep(recheck_at.since(core.clock.boot()))).await {
+                First::Left(News::RecheckIn(time)) => recheck_at = recheck_at.min(core.clock.boot() + time),
+                First::Left(news) => return news,
+                First::Right(()) => return News::Recheck,
             }
         }
     }

@@ -24,6 +24,8 @@ use crate::key::LockKey;
 use crate::table::{Input, Notice};
 
 /// A store of records that can be replaced if they are still the ones that were read.
+///
+/// Implementations are written under [`#[async_trait]`](crate::async_trait), as of all traits here.
 #[async_trait]
 pub trait RecordStore: Debug + Send + Sync + 'static {
     /// What the store is called, and what it can promise. The table brings [`fair`](crate::Capabilities::fair) and
@@ -41,14 +43,17 @@ pub trait RecordStore: Debug + Send + Sync + 'static {
     /// Replaces a key's record if its version is still the expected one, in one atomic step.
     async fn write(&self, key: &LockKey, expected: Version, record: &[u8]) -> Result<Written>;
 
-    /// Keys that have a record, in a fixed order; idle ones may be among them.
+    /// Keys that have a record, in a fixed order, at most [`Query::limit`]; idle ones may be among them.
     async fn list(&self, query: &Query) -> Result<Page>;
 
     /// Where a key's record is kept: for the error about a damaged one.
     fn place(&self, key: &LockKey) -> String;
 
-    /// Opens a session, or finds the one that an earlier call with the same id opened. One that it finds and that is
-    /// over is an error ([`SessionLost`](crate::ErrorKind::SessionLost)), never opened again.
+    /// Opens a session, or finds the one that an earlier call with the same id opened: that was made for the same session
+    /// of the same engine, so that either sink will do. One that it finds and that is over is an error
+    /// ([`SessionLost`](crate::ErrorKind::SessionLost)), never opened again.
+    ///
+    /// An ended session's record and sink may be dropped once no key's record names it: an unknown session is over.
     async fn open(&self, options: &SessionOptions, sink: EventSink) -> Result<Arc<dyn RecordSession>>;
 
     /// How a session looks from outside. Changes nothing.
@@ -59,10 +64,17 @@ pub trait RecordStore: Debug + Send + Sync + 'static {
     async fn end_if_over(&self, session: SessionId) -> Result<bool>;
 
     /// Tells a session something about its claim on this key, if there is a way to: [`Event::from_notice`] into its
-    /// sink. Best effort, for a lost notice is repaired by the next renewal.
+    /// sink. Best effort: a notice that is lost is repaired by the next renewal, within a third of the waiter's TTL. A
+    /// store that tells nobody has [`poll`](RecordStore::poll) instead.
     ///
     /// [`Event::from_notice`]: crate::Event::from_notice
     async fn notify(&self, _key: &LockKey, _notice: &Notice) {}
+
+    /// How often a waiter asks again, in a store whose [`notify`](RecordStore::notify) does not reach every session; so
+    /// long can a hand-over take. `None` where it does.
+    fn poll(&self) -> Option<Duration> {
+        None
+    }
 
     /// As [`Backend::probe`](crate::Backend::probe).
     async fn probe(&self) -> Result<Vec<Finding>> {

@@ -43,10 +43,7 @@ impl TableSession {
                     if sight.lives { sight.remaining } else { Some(Duration::ZERO) }
                 }
             };
-            next = match (next, ends_in) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
+            next = sooner(next, ends_in);
         }
         let slack = self.store.info().capabilities.expiry_slack;
         Ok(next.map(|time| time + slack))
@@ -109,7 +106,7 @@ impl Session for TableSession {
                     recheck_in = self.next_look(&record, input).await?;
                     self.watch_holders(&claim.reference(), &record);
                 }
-                Ok(Claimed::Queued { recheck_in, busy })
+                Ok(Claimed::Queued { recheck_in: sooner(recheck_in, self.store.poll()), busy })
             }
             Outcome::Busy { blocker } => Ok(Claimed::Busy(self.busy(blocker, input).await?)),
             outcome => Err(outcome.into_error().unwrap_or_else(|outcome| Self::protocol(&outcome, "claim"))),
@@ -143,7 +140,7 @@ impl TableSession {
         } else {
             self.head_end(record).await
         };
-        Ok(Standing::Waits { recheck_in })
+        Ok(Standing::Waits { recheck_in: sooner(recheck_in, self.store.poll()) })
     }
 
     /// When the head of the queue ends unless it is renewed, or that it is over: the others wait for it to look after the
@@ -154,4 +151,8 @@ impl TableSession {
         let slack = self.store.info().capabilities.expiry_slack;
         if sight.lives { sight.remaining.map(|time| time + slack) } else { Some(Duration::ZERO) }
     }
+}
+
+fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
 }

@@ -88,7 +88,9 @@ impl KeyRecord {
         }
     }
 
-    /// How a claim stands. Whether its session lives is the caller's to know.
+    /// How a claim stands. Whether its session lives is the caller's to know, and so is when it has to ask again: the answer
+    /// leaves `recheck_in` open, for a record knows no session's deadline. See
+    /// [`Session::renew`](crate::Session::renew) for what belongs there.
     pub fn standing(&self, session: SessionId, ticket: Ticket) -> Standing {
         let held = self.holders.iter().find(|holder| (holder.session, holder.ticket) == (session, ticket));
         match held {

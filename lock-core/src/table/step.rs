@@ -72,7 +72,9 @@ impl<'a> Step<'a> {
             return outcome;
         }
         if self.is_queued(request) {
-            return self.judge_waiter(request);
+            let outcome = self.judge_waiter(request);
+            self.look_for_the_head(&outcome);
+            return outcome;
         }
         if !self.record.is_idle() && self.record.capacity != request.permit.capacity() {
             return Outcome::CapacityMismatch { in_force: self.record.capacity };
@@ -236,6 +238,15 @@ impl<'a> Step<'a> {
             self.notices.extend(wanted);
         }
         Outcome::Queued { head, blocker: self.blocker() }
+    }
+
+    /// Whoever asks again behind the head has heard nothing for long. The others rely on the head to look after the
+    /// holders, and a place that nobody owns does not: its engine then finds it out.
+    fn look_for_the_head(&mut self, outcome: &Outcome) {
+        if let (Outcome::Queued { head: false, .. }, Some(first)) = (outcome, self.record.queue.front()) {
+            let (session, ticket) = (first.session, first.ticket);
+            self.notices.push(Notice { session, ticket, news: News::Wanted });
+        }
     }
 
     fn already_holds(&self, request: &Request) -> Option<Outcome> {

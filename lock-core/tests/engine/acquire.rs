@@ -44,6 +44,32 @@ async fn a_zero_wait_is_one_attempt() {
     assert!(world.state("k").await.queue.is_empty());
 }
 
+/// The answer is that of the day on which it joined the queue: it says so, and counts the lease from then.
+#[tokio::test]
+async fn whoever_waited_in_vain_hears_how_old_the_news_are() {
+    let world = World::new();
+    let lock = world.client.mutex("k").unwrap();
+    let _guard = lock.acquire().await.unwrap();
+    let busy = async |patience| {
+        let options = AcquireOptions::new().wait(Wait::AtMost(patience));
+        let waiter = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.acquire_with(&options).await }
+        });
+        world.pass(patience).await;
+        waiter.await.unwrap().unwrap_err().busy().unwrap().clone()
+    };
+    // Behind the head, so that it is not asked again in between.
+    let head = lock.clone();
+    let _head = tokio::spawn(async move { head.acquire().await });
+    rest().await;
+    let young = busy(millis(500)).await;
+    assert_eq!((young.age, young.remaining), (millis(500), Some(TTL - millis(500))));
+    let old = busy(secs(12)).await;
+    assert_eq!((old.age, old.remaining), (secs(12), None), "that lease has run out since");
+    assert!(old.to_string().ends_with("as of 12s ago"), "{old}");
+}
+
 #[tokio::test]
 async fn patience_ends_when_it_was_asked_to_and_leaves_the_queue() {
     let world = World::new();

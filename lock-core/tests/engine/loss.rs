@@ -160,6 +160,31 @@ async fn a_grant_that_nobody_owns_is_freed_as_soon_as_somebody_wants_it() {
     assert!(at_once(waiter).await.is_some());
 }
 
+/// No event, no renewal and no head tells the waiter of anything: it asks by itself in the end.
+#[tokio::test]
+async fn a_place_that_nobody_owns_before_a_grant_that_nobody_owns_blocks_nobody_for_ever() {
+    let world = World::new();
+    world.client.open().await.unwrap();
+    let first = world.client.mutex("k").unwrap().acquire().await.unwrap();
+    let (_, session) = world.wires.sessions()[0].clone();
+    let orphan = |ticket| {
+        let key = lock_core::LockKey::new("k").unwrap();
+        let mode = lock_core::Mode::Exclusive;
+        lock_core::Claim::new(key, lock_core::Ticket(ticket), mode, lock_core::Permit::MUTEX).waiting(true)
+    };
+    // Their wake-ups are lost, so that nothing is found out before the waiter asks.
+    world.wires.deafen();
+    session.claim(&orphan(9998)).await.unwrap();
+    session.claim(&orphan(9999)).await.unwrap();
+    first.release().await.unwrap();
+    let lock = world.neighbour().mutex("k").unwrap();
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    rest().await;
+    world.wires.heal();
+    world.pass(TTL * 8).await;
+    assert!(at_once(waiter).await.is_some(), "{:?}", world.state("k").await);
+}
+
 #[tokio::test]
 async fn a_hold_that_is_wanted_before_its_owner_has_looked_at_the_grant_knows_it() {
     let world = World::new();

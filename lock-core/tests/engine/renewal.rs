@@ -1,6 +1,6 @@
 //! The heartbeat.
 
-use lock_core::{Certainty, HoldState, Reason};
+use lock_core::{Certainty, Clock, HoldState, Reason};
 
 use crate::support::{Fault, Op, TTL, World, millis, rest, secs};
 
@@ -70,14 +70,44 @@ async fn many_holds_are_verified_in_chunks_each_within_two_thirds_of_a_ttl() {
     }
 }
 
+/// The store is so slow that twenty holds, asked about one by one, take twice a TTL.
 #[tokio::test]
 async fn a_hold_that_is_not_verified_for_a_whole_ttl_is_at_risk() {
+    let world = World::chunked(1, |builder| builder);
+    let mut guards = Vec::new();
+    for number in 0..20 {
+        guards.push(world.client.mutex(format!("k{number}")).unwrap().acquire().await.unwrap());
+    }
+    world.wires.always(Op::Renew, Fault::AnsweredAfter(secs(1)));
+    let mut at_risk = 0;
+    for _ in 0..40 {
+        world.pass(millis(500)).await;
+        let now = world.clock.boot();
+        for guard in &guards {
+            match guard.state() {
+                HoldState::Held { .. } => {}
+                HoldState::AtRisk { until } => {
+                    at_risk += 1;
+                    assert!(until.since(now) > TTL / 2, "the session itself is renewed in time");
+                }
+                state => panic!("{state:?}"),
+            }
+        }
+    }
+    assert!(at_risk > 0, "none was ever at risk");
+}
+
+/// What verifies nothing renews nothing, and is asked for no more often than what fails.
+#[tokio::test]
+async fn a_renewal_that_answers_for_fewer_claims_does_not_count() {
     let world = World::new();
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    let lock = world.client.mutex("k").unwrap();
-    drop(lock);
-    world.pass(TTL * 2).await;
-    assert!(matches!(guard.state(), HoldState::Held { .. }));
+    world.wires.be_terse();
+    world.pass(TTL - millis(101)).await;
+    assert!(matches!(guard.state(), HoldState::AtRisk { .. }));
+    assert!(world.wires.count(Op::Renew) < 50, "{}", world.wires.count(Op::Renew));
+    world.pass(millis(1)).await;
+    assert_eq!(guard.state(), HoldState::Ended(lock_core::End::Lost(Reason::Expired)));
 }
 
 #[tokio::test]

@@ -84,6 +84,18 @@ fn the_first_waiter_makes_itself_known_to_the_holders() {
 }
 
 #[test]
+fn whoever_asks_again_behind_the_head_has_it_looked_for() {
+    let mut key = Scene::new();
+    for session in 1..5 {
+        key.claim(mutex(session, 1));
+    }
+    key.claim(mutex(4, 1));
+    assert_eq!(key.told(|news| news == News::Wanted), [2], "the head alone, whether anybody owns it or not");
+    key.claim(mutex(2, 1));
+    assert_eq!(key.told(|news| news == News::Wanted), [1], "the head looks after the holder");
+}
+
+#[test]
 fn a_fixed_hold_has_nobody_who_could_be_told_that_it_is_wanted() {
     let mut key = Scene::new();
     key.claim(for_exactly(500, mutex(1, 1)));
