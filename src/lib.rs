@@ -18,7 +18,7 @@ pub use self::registry::{Registry, connect};
 /// It begins with a choice:
 ///
 /// - It can replace a record if nobody else was quicker: implement [`records::RecordStore`](backend::records::RecordStore),
-///   some 130 lines. The [`table`](backend::table) runs in the client and brings queue, tokens, readers-writer locks and
+///   some 150 lines. The [`table`](backend::table) runs in the client and brings queue, tokens, readers-writer locks and
 ///   semaphores. Its example is `examples/src/bin/own_store.rs`.
 /// - It lives in this process: run the [`table`](backend::table) behind a mutex, as `lock-core/src/memory` does.
 /// - It runs scripts or functions, or has an order of its own: implement [`Backend`](backend::Backend) and

@@ -5,7 +5,7 @@
 //!
 //! A store of one's own begins with a choice:
 //!
-//! - It can replace a record if nobody else was quicker: implement [`records::RecordStore`], some 130 lines. The
+//! - It can replace a record if nobody else was quicker: implement [`records::RecordStore`], some 150 lines. The
 //!   [`table`] runs in the client and brings queue, tokens, readers-writer locks and semaphores.
 //! - It runs scripts or functions, or has an order of its own: implement [`Backend`] and [`Session`].
 //!

@@ -19,7 +19,7 @@ use fencepost::{
 
 /// What would be a server elsewhere. Clones are the same shelf.
 #[derive(Clone, Debug, Default)]
-struct Shelf(Arc<Mutex<Contents>>);
+pub(crate) struct Shelf(Arc<Mutex<Contents>>);
 
 #[derive(Debug, Default)]
 struct Contents {
@@ -28,6 +28,12 @@ struct Contents {
 }
 
 impl Shelf {
+    /// Loses whatever it knows of a key: for the suite that shows what becomes of its holder.
+    #[allow(dead_code, reason = "the program below has no use for it, its test has")]
+    pub(crate) fn forget(&self, key: &LockKey) {
+        self.contents().keys.remove(key);
+    }
+
     fn contents(&self) -> MutexGuard<'_, Contents> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -57,7 +57,9 @@ enum Woken {
 
 impl<'a> Beat<'a> {
     fn new(session: &'a Arc<OpenSession>) -> Beat<'a> {
-        let due = session.core().clock.boot() + jittered(session.lease().ttl() / 3);
+        // Counted from when the opening was sent, as from any renewal: its answer may have taken long.
+        let ttl = session.lease().ttl();
+        let due = session.lease().overdue() - ttl / 3 * 2 + jittered(ttl / 3);
         Beat { session, due, in_flight: None, pauses: None }
     }
 

@@ -38,6 +38,11 @@ impl MemoryBackend {
     pub fn with_clock(clock: Arc<dyn Clock>) -> Arc<MemoryBackend> {
         Arc::new(MemoryBackend { store: Arc::new(Store::new(clock)) })
     }
+
+    /// Loses whatever it knows of a key, holders, queue and fence, and tells nobody: for tests of what happens then.
+    pub fn forget(&self, key: &LockKey) {
+        self.store.forget(key);
+    }
 }
 
 #[async_trait]

@@ -138,6 +138,10 @@ impl Store {
         }
     }
 
+    pub(super) fn forget(&self, key: &LockKey) {
+        self.state().keys.remove(key);
+    }
+
     pub(super) fn inspect(&self, key: &LockKey) -> LockState {
         let now = self.now();
         let state = self.state();

@@ -124,3 +124,16 @@ async fn nothing_is_left_after_many_cycles() {
     rest().await;
     assert_eq!(world.wires.count(Op::Claim), sent);
 }
+
+/// The first renewal is due a third of the TTL after the opening was sent, not after it was answered.
+#[tokio::test]
+async fn after_a_slow_opening_it_renews_sooner() {
+    let world = World::new();
+    world.wires.fail(Op::Open, [Fault::AnsweredAfter(secs(4))]);
+    let lock = world.client.mutex("k").unwrap();
+    let acquiring = tokio::spawn(async move { lock.acquire().await.unwrap() });
+    world.pass(secs(4)).await;
+    let guard = acquiring.await.unwrap();
+    assert_eq!(world.wires.count(Op::Renew), 1, "at once");
+    assert!(matches!(guard.state(), HoldState::Held { .. }));
+}

@@ -1,0 +1,269 @@
+//! Much, at random, and for long: then the checkers judge what was seen.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use lock_core::{AcquireOptions, BootTime, ErrorKind, Guard, HoldState, Lock, LockClient, LockKey, Wait};
+use tokio::task::JoinSet;
+
+use crate::case::cases;
+use crate::history::{FencedRegister, Judgement, Recorder, sweep};
+use crate::scene::{LONG, SOON, Scene, without_panic};
+use crate::verdict::{Failure, Verdict, expect, expect_eq};
+use crate::wire::{Fault, Op, Wire};
+
+cases! { "load":
+    11 => random_histories_pass_the_checkers,
+    #[alone] 75 => ten_thousand_cycles_leave_nothing,
+    76 => a_soak_under_faults_passes_the_checkers for 30,
+}
+
+/// What everybody in a history shares.
+struct Stage {
+    recorder: Recorder,
+    /// Written under the mutex alone, and only while it is believed to be held.
+    register: FencedRegister<BTreeSet<u64>>,
+    key: LockKey,
+}
+
+/// Four clients, three locks of three kinds, two thousand operations.
+async fn random_histories_pass_the_checkers(scene: Scene) -> Verdict {
+    let stage = Arc::new(Stage::new(&scene));
+    let mut working = JoinSet::new();
+    for number in 0..4 {
+        let client = scene.client().await?;
+        for task in 0..2 {
+            let actor = Actor::new(&stage, &client, number * 10 + task, scene.seed());
+            working.spawn(actor.act(250, None));
+        }
+    }
+    let acknowledged = all_of(&scene, working, Duration::from_secs(25)).await?;
+    judge(&stage, &acknowledged)
+}
+
+/// Replies are lost, calls hang and come late, events do not arrive, renewals fail; twenty seconds long.
+async fn a_soak_under_faults_passes_the_checkers(scene: Scene) -> Verdict {
+    let stage = Arc::new(Stage::new(&scene));
+    let end = scene.now() + Duration::from_secs(20);
+    let (mut working, mut wires) = (JoinSet::new(), Vec::new());
+    for number in 0..4 {
+        let (client, wire) = scene.wired_with(|b| b.call_timeout(scene.ttl() / 4)).await?;
+        wires.push(wire);
+        for task in 0..2 {
+            let actor = Actor::new(&stage, &client, number * 10 + task, scene.seed());
+            working.spawn(actor.act(usize::MAX, Some(end)));
+        }
+    }
+    let mut random = Rng::with_seed(scene.seed());
+    while scene.now() < end {
+        disturb(&wires[random.usize(..wires.len())], &mut random, scene.ttl());
+        scene.pause(Duration::from_millis(random.u64(5..100))).await;
+    }
+    wires.iter().for_each(Wire::heal);
+    // A lock that a fault has left taken is free when its lease is over.
+    let acknowledged = all_of(&scene, working, scene.longest().await? * 5 + SOON * 5).await?;
+    expect(
+        acknowledged.len() >= 20,
+        "a soak in which work is done",
+        format_args!("{} updates", acknowledged.len()),
+    )?;
+    let client = scene.client().await?;
+    let limit = scene.longest().await? * 2;
+    for key in stage.keys() {
+        drop(scene.granted(limit, format!("{key} after the soak"), &client, key).await?);
+    }
+    judge(&stage, &acknowledged)
+}
+
+fn disturb(wire: &Wire, random: &mut Rng, ttl: Duration) {
+    let op = [Op::Claim, Op::Release, Op::Renew, Op::Close, Op::Open][random.usize(..5)];
+    let late = ttl / 100 * random.u32(1..60);
+    let fault = match random.u32(..8) {
+        0 => return wire.heal(),
+        1 => return wire.deafen(),
+        2 => Fault::Refused,
+        3 => Fault::ReplyLost,
+        4 => Fault::Silence,
+        5 => Fault::AppliedInSilence,
+        6 => Fault::AnsweredAfter(late),
+        _ => Fault::AppliedAfter(late),
+    };
+    wire.fail(op, std::iter::repeat_n(fault, random.usize(1..4)));
+}
+
+async fn all_of(
+    scene: &Scene,
+    mut working: JoinSet<Verdict<Vec<u64>>>,
+    limit: Duration,
+) -> Verdict<Vec<u64>> {
+    scene
+        .within(limit, "the end of everybody's work", async {
+            let mut acknowledged = Vec::new();
+            while let Some(worked) = working.join_next().await {
+                acknowledged.extend(without_panic(worked)??);
+            }
+            Ok(acknowledged)
+        })
+        .await?
+}
+
+fn judge(stage: &Stage, acknowledged: &[u64]) -> Verdict {
+    match sweep(&stage.recorder.operations()) {
+        Judgement::Passed => {}
+        other => {
+            let file = std::env::temp_dir().join(format!("history-{}.jsonl", std::process::id()));
+            std::fs::write(&file, stage.recorder.to_json_lines())?;
+            return Err(Failure::new(
+                "a history that can have been",
+                format_args!("{other:?}; it is in {}", file.display()),
+            ));
+        }
+    }
+    let value = stage.register.value();
+    let lost: Vec<_> = acknowledged.iter().filter(|update| !value.contains(update)).collect();
+    expect(lost.is_empty(), "every acknowledged update in the final state", format_args!("lost are {lost:?}"))
+}
+
+impl Stage {
+    fn new(scene: &Scene) -> Stage {
+        Stage { recorder: Recorder::new(), register: FencedRegister::new(BTreeSet::new()), key: scene.key() }
+    }
+
+    fn keys(&self) -> Vec<LockKey> {
+        let name = |suffix: &str| LockKey::new(format!("{}{suffix}", self.key.as_str()));
+        ["-mutex", "-rw", "-permits"].into_iter().filter_map(|suffix| name(suffix).ok()).collect()
+    }
+}
+
+/// One task that acquires, works and gives back, as its generator says.
+struct Actor {
+    stage: Arc<Stage>,
+    client: LockClient,
+    number: u64,
+    random: Rng,
+}
+
+impl Actor {
+    fn new(stage: &Arc<Stage>, client: &LockClient, number: u64, seed: u64) -> Actor {
+        let random = Rng::with_seed(seed ^ (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        Actor { stage: stage.clone(), client: client.clone(), number, random }
+    }
+
+    /// Returns the updates that were acknowledged.
+    async fn act(mut self, operations: usize, until: Option<BootTime>) -> Verdict<Vec<u64>> {
+        use lock_core::{Clock, SystemClock};
+        let clock = SystemClock::new();
+        let mut acknowledged = Vec::new();
+        for operation in 0..operations {
+            if until.is_some_and(|end| clock.boot() >= end) {
+                break;
+            }
+            let (lock, weight, capacity, is_mutex) = self.choose()?;
+            let key = lock.key().as_str().to_owned();
+            let patience = Duration::from_millis(self.random.u64(0..200));
+            let entry = self.stage.recorder.invoke(self.number, &key, weight, capacity);
+            let guard = match lock.acquire_with(&AcquireOptions::new().wait(Wait::AtMost(patience))).await {
+                Ok(guard) => guard,
+                Err(error) => {
+                    if matches!(error.kind(), ErrorKind::WaitTimedOut(_)) {
+                        self.stage.recorder.failed(entry);
+                    }
+                    continue;
+                }
+            };
+            self.stage.recorder.returned(entry, guard.token().get());
+            let stage = self.stage.clone();
+            let tracked = tokio::spawn({
+                let held = guard.held();
+                async move {
+                    let mut state = held.state();
+                    let mut last = None;
+                    while let HoldState::Held { until } | HoldState::AtRisk { until } = state {
+                        last = Some(until);
+                        state = held.extended(until).await;
+                    }
+                    // The deadline that was in force when it ended; a loss that the store told of came before it.
+                    if let Some(last) = last {
+                        stage.recorder.deadline(entry, last);
+                    }
+                }
+            });
+            if is_mutex {
+                let update = self.number * 1_000_000 + operation as u64;
+                acknowledged.extend(self.update(&guard, update).await);
+            } else {
+                clock.sleep(Duration::from_millis(self.random.u64(0..5))).await;
+            }
+            self.stage.recorder.gives_back(entry);
+            let _ = guard.release().await;
+            tracked.await.map_err(|panic| Failure::new("no panic", panic))?;
+        }
+        Ok(acknowledged)
+    }
+
+    /// Read, think, write; acknowledged if the register took it.
+    async fn update(&mut self, guard: &Guard, update: u64) -> Option<u64> {
+        let mut value = self.stage.register.read(guard.token()).ok()?;
+        for _ in 0..self.random.u32(0..4) {
+            tokio::task::yield_now().await;
+        }
+        value.insert(update);
+        self.stage.register.write(guard.token(), value).ok()?;
+        Some(update)
+    }
+
+    fn choose(&mut self) -> Verdict<(Lock, u32, u32, bool)> {
+        let keys = self.stage.keys();
+        Ok(match self.random.u32(..6) {
+            0..3 => (self.client.mutex(keys[0].clone())?, 1, 1, true),
+            3 => (self.client.rw_lock(keys[1].clone())?.read(), 1, u32::MAX, false),
+            4 => (self.client.rw_lock(keys[1].clone())?.write(), u32::MAX, u32::MAX, false),
+            _ => {
+                let held = self.random.u32(1..=3);
+                (self.client.semaphore(keys[2].clone(), 3)?.permits(held)?, held, 3, false)
+            }
+        })
+    }
+}
+
+/// Descriptors, tasks and whatever the store keeps are as many as before.
+async fn ten_thousand_cycles_leave_nothing(scene: Scene) -> Verdict {
+    let client = scene.client_with(|builder| builder.ttl(LONG)).await?;
+    // Whatever is opened at the first use and kept.
+    for number in 0..64 {
+        client.mutex(scene.named(&format!("k{number}")))?.acquire().await?.release().await?;
+    }
+    let counted = async || {
+        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        Verdict::Ok((descriptors(), tasks, scene.fixture().size().await?))
+    };
+    let before = counted().await?;
+    let mut working = JoinSet::new();
+    for task in 0..64 {
+        let lock = client.mutex(scene.named(&format!("k{}", task % 48)))?;
+        working.spawn(async move {
+            for cycle in 0..157 {
+                let guard = lock.acquire().await?;
+                if cycle % 2 == 0 { drop(guard) } else { guard.release().await.map(|_| ())? }
+            }
+            Ok::<_, lock_core::Error>(())
+        });
+    }
+    while let Some(worked) = working.join_next().await {
+        without_panic(worked)??;
+    }
+    drop(working);
+    let settled = async || Ok(counted().await? == before);
+    // Whether it came to that is said below, with what it came to.
+    let _ = scene.until(Duration::from_secs(5), "everything as before", settled).await;
+    expect_eq("descriptors, tasks and what the store keeps, five seconds later", counted().await?, before)?;
+    let page = client.list("", None, 100).await?;
+    expect(page.keys.is_empty(), "no key that is held or waited for", format_args!("{:?}", page.keys))
+}
+
+/// `None` where the system does not say.
+fn descriptors() -> Option<usize> {
+    std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count)
+}

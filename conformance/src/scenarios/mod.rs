@@ -1,0 +1,33 @@
+//! What every store has to survive, by group.
+//!
+//! Where the scenarios come from: Jepsen's analyses (etcd 3.4.3, Hazelcast 3.8 and 3.12, Redis-Raft, jetcd), the test suites
+//! of Curator, `DistributedLock`, Redisson, redsync, kazoo and etcd, and bugs that users of those reported. A scenario whose
+//! number is missing here needs servers, and comes with them.
+
+mod cancellation;
+mod fairness;
+mod fencing;
+mod input;
+mod lease;
+mod liveness;
+mod load;
+mod pauses;
+mod repair;
+mod safety;
+mod terms;
+
+use crate::case::Case;
+
+pub(crate) const CASES: &[&[Case]] = &[
+    safety::CASES,
+    liveness::CASES,
+    fairness::CASES,
+    lease::CASES,
+    fencing::CASES,
+    cancellation::CASES,
+    pauses::CASES,
+    input::CASES,
+    repair::CASES,
+    terms::CASES,
+    load::CASES,
+];
