@@ -33,6 +33,7 @@
 //!
 //! - [`Fixture`]: the store, and the hooks by which the suite does things to it behind its clients' back.
 //! - [`Promises`]: the scenarios that it survives only in a weaker way, or that cannot happen to it.
+//! - [`oracle`]: random commands, through a store and through the lock table alone.
 //! - [`history`]: recording what clients believe, and checking whether that can have been.
 //! - [`Wire`] and [`SkewedClock`]: any backend behind calls that fail, and a clock that steps.
 //!
@@ -45,6 +46,7 @@ mod child;
 mod counter;
 mod fixture;
 pub mod history;
+pub mod oracle;
 mod promises;
 mod scenarios;
 mod scene;

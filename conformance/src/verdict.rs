@@ -20,6 +20,12 @@ impl Failure {
         Failure { expected: expected.to_string(), happened: happened.to_string(), seed: None }
     }
 
+    /// The same, and where it happened.
+    pub(crate) fn within(mut self, place: impl Display) -> Failure {
+        self.happened = format!("{} ({place})", self.happened);
+        self
+    }
+
     pub(crate) fn seeded(mut self, seed: u64) -> Failure {
         self.seed = Some(seed);
         self

@@ -82,17 +82,8 @@ impl Scenery {
     fn new(fault: Fault) -> Scenery {
         let clock = SkewedClock::new();
         let memory = MemoryBackend::with_clock(Arc::new(clock.clone()));
-        let shared = Shared {
-            inner: memory.clone(),
-            clock: clock.clone(),
-            fault,
-            tokens: Mutex::default(),
-            sinks: Mutex::default(),
-            waiting: Mutex::default(),
-            tickets: AtomicU64::new(1 << 40),
-            releases: AtomicUsize::new(0),
-        };
-        Scenery { clock, memory, broken: Arc::new(Broken(Arc::new(shared))) }
+        let broken = Arc::new(Broken::new(memory.clone(), Arc::new(clock.clone()), fault));
+        Scenery { clock, memory, broken }
     }
 }
 
@@ -113,12 +104,28 @@ impl Fixture for Scenery {
     }
 }
 
+/// A store with a fault.
 #[derive(Debug)]
-struct Broken(Arc<Shared>);
+pub(crate) struct Broken(Arc<Shared>);
+
+impl Broken {
+    pub(crate) fn new(inner: Arc<MemoryBackend>, clock: Arc<dyn Clock>, fault: Fault) -> Broken {
+        Broken(Arc::new(Shared {
+            inner,
+            clock,
+            fault,
+            tokens: Mutex::default(),
+            sinks: Mutex::default(),
+            waiting: Mutex::default(),
+            tickets: AtomicU64::new(1 << 40),
+            releases: AtomicUsize::new(0),
+        }))
+    }
+}
 
 struct Shared {
     inner: Arc<MemoryBackend>,
-    clock: SkewedClock,
+    clock: Arc<dyn Clock>,
     fault: Fault,
     tokens: Mutex<HashMap<LockKey, HashMap<FencingToken, u64>>>,
     sinks: Mutex<Vec<EventSink>>,

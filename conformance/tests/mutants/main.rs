@@ -11,7 +11,12 @@
 
 mod broken;
 
-use self::broken::{Fault, play};
+use std::sync::Arc;
+
+use lock_conformance::oracle::compare_with_the_table;
+use lock_core::{Backend, MemoryBackend};
+
+use self::broken::{Broken, Fault, play};
 
 macro_rules! mutants {
     ($($name:ident: $fault:ident => $scenario:literal),+ $(,)?) => {
@@ -72,5 +77,33 @@ fn caught(fault: Fault, scenario: &str) {
                 panic!("{scenario} passed a store that is broken in this way: {fault:?} (round {round})")
             }
         }
+    }
+}
+
+/// What a store answers in one of its answers wrong, the lock table knows better.
+#[test]
+fn the_oracle_catches_a_wrong_answer() {
+    for fault in [
+        Fault::ReleasesForAnybody,
+        Fault::ForgetsReleases,
+        Fault::GrantsTwice,
+        Fault::GrantsDelayedClaims,
+        Fault::TakesCopiesForClaims,
+        Fault::ReusesTokens,
+        Fault::RevivesSessions,
+        Fault::IgnoresExpiry,
+        Fault::OverstatesTheTtl,
+        Fault::IgnoresWeights,
+        Fault::IgnoresAtLeast,
+        Fault::EndsFixedTermsEarly,
+        Fault::KeepsCancelledWaiters,
+    ] {
+        let compared = compare_with_the_table(256, |clock| {
+            let clock = Arc::new(clock);
+            let store: Arc<dyn Backend> =
+                Arc::new(Broken::new(MemoryBackend::with_clock(clock.clone()), clock, fault));
+            Ok(move || Ok(store.clone()))
+        });
+        assert!(compared.is_err(), "{fault:?} was not noticed");
     }
 }
