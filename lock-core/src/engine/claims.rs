@@ -209,6 +209,15 @@ impl Claims {
         self.entries.values().filter_map(held).take(count).collect()
     }
 
+    /// A few of those that seem leaked and were not named before.
+    pub(super) fn leaked(&self, now: BootTime, count: usize) -> Vec<Arc<Hold>> {
+        let leaked = |entry: &Entry| match entry {
+            Entry::Holding(hold) if hold.seems_leaked(now) => Some(hold.clone()),
+            _ => None,
+        };
+        self.entries.values().filter_map(leaked).take(count).collect()
+    }
+
     /// The next chunk to verify: whatever was verified longest ago, holds and places in the queue alike.
     ///
     /// It has to come back, by [`Claims::stands`] or by [`Claims::unasked`].
@@ -263,6 +272,8 @@ impl Claims {
         }
         let ticket = asked.claim.ticket;
         match (self.entries.get_mut(&ticket)?, standing) {
+            // Its turn to be asked about comes again, like that of any other.
+            (_, Standing::Unknown) => None,
             (Entry::Holding(hold), standing) => match standing {
                 Standing::Holds { token, .. } if token == hold.token() => {
                     hold.verified(sent);
@@ -293,7 +304,7 @@ impl Claims {
         match event {
             Event::Granted { ticket, token, proof } => match self.entries.get_mut(&ticket) {
                 Some(Entry::Waiting(waiting)) => {
-                    waiting.tell(News::Granted { token, proof });
+                    waiting.granted(token, proof);
                     None
                 }
                 Some(Entry::Holding(hold)) if hold.token() == token => {
@@ -321,7 +332,11 @@ impl Claims {
                 _ => None,
             },
             Event::Wanted(claim) => match self.entries.get_mut(&claim.ticket) {
-                None => Some(Chore::Orphan(claim)),
+                None => {
+                    // Known from now on: one release is enough.
+                    self.entries.insert(claim.ticket, Entry::Leaving(claim.key.clone(), None));
+                    Some(Chore::Orphan(claim))
+                }
                 Some(Entry::Holding(hold)) => {
                     hold.wanted();
                     None
@@ -397,6 +412,16 @@ impl Claims {
 }
 
 impl Waiting {
+    /// Two different grants for one ticket: the store contradicts itself, so that neither is to be relied on.
+    fn granted(&mut self, token: FencingToken, proof: Proof) {
+        match &self.news {
+            Some(News::Granted { token: known, .. }) if *known != token => {
+                self.tell(News::Revoked(Reason::Forgotten));
+            }
+            _ => self.tell(News::Granted { token, proof }),
+        }
+    }
+
     /// A grant beats everything but its own end, and is never overwritten by what was sent before it.
     fn tell(&mut self, news: News) {
         let stronger = |news: &News| match news {
