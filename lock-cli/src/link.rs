@@ -65,7 +65,11 @@ pub(crate) enum Report {
     /// The leader was stopped by this signal.
     Stopped(i32),
     /// The leader ended; the rest of its group is being ended.
-    Exited(u8),
+    Exited {
+        status: u8,
+        /// A signal ended it: the status is 128 and its number.
+        by_signal: bool,
+    },
     /// Nothing is left of the group. The last message.
     Gone {
         /// It was ended because the lease was about to.
@@ -113,7 +117,7 @@ impl Report {
             Report::Started(group) => [1, number(group), 0, 0, 0, 0],
             Report::NotStarted(errno) => [2, number(errno), 0, 0, 0, 0],
             Report::Stopped(signal) => [3, number(signal), 0, 0, 0, 0],
-            Report::Exited(status) => [4, u64::from(status), 0, 0, 0, 0],
+            Report::Exited { status, by_signal } => [4, u64::from(status), u64::from(by_signal), 0, 0, 0],
             Report::Gone { by_deadline, strays } => [5, u64::from(by_deadline), u64::from(strays), 0, 0, 0],
         })
     }
@@ -124,7 +128,7 @@ impl Report {
             1 => Report::Started(i32::try_from(value).ok()?),
             2 => Report::NotStarted(i32::try_from(value).ok()?),
             3 => Report::Stopped(i32::try_from(value).ok()?),
-            4 => Report::Exited(u8::try_from(value).ok()?),
+            4 => Report::Exited { status: u8::try_from(value).ok()?, by_signal: more != 0 },
             5 => Report::Gone { by_deadline: value != 0, strays: more != 0 },
             _ => return None,
         })
@@ -178,7 +182,8 @@ mod tests {
             Report::Started(4_194_303),
             Report::NotStarted(2),
             Report::Stopped(20),
-            Report::Exited(255),
+            Report::Exited { status: 255, by_signal: false },
+            Report::Exited { status: 130, by_signal: true },
             Report::Gone { by_deadline: true, strays: false },
             Report::Gone { by_deadline: false, strays: true },
         ] {

@@ -13,6 +13,7 @@ compile_error!(
 mod args;
 mod exit;
 mod findings;
+mod group;
 mod guard;
 mod link;
 mod process;

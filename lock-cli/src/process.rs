@@ -54,6 +54,12 @@ impl Process {
     }
 }
 
+/// The children of this process, or of its only thread; none where the system does not tell.
+pub(crate) fn children() -> Vec<Pid> {
+    let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    children.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

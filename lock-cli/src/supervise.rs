@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use fencepost::backend::{BootTime, Clock, SystemClock};
 use fencepost::{End, Guard, HoldState, Reason};
-use rustix::process::{
-    Pid, Signal, kill_process, kill_process_group, test_kill_process, test_kill_process_group,
-};
+use rustix::process::{Pid, Signal};
 
+use crate::group::Group;
 use crate::link::{Order, Report};
 use crate::say::Voice;
 use crate::signals::{Came, Signals, stop};
@@ -62,7 +61,7 @@ impl Supervision<'_> {
                     }
                     Some(Report::NotStarted(errno)) => return Ended::NotStarted(errno),
                     Some(Report::Stopped(signal)) => self.suspended(group, signal),
-                    Some(Report::Exited(code)) => {
+                    Some(Report::Exited { status: code, .. }) => {
                         status = Some(code);
                         self.terminal.take_back();
                         self.voice.child_exit(code);
@@ -150,35 +149,27 @@ impl Supervision<'_> {
     }
 
     /// Does what the guard process can no longer do: something ended it, and only it.
-    async fn end_unguarded(&mut self, group: Option<Pid>) {
-        let groups = match group {
-            Some(group) => vec![group],
-            // It may have been killed after it had started the command and before it told of it.
-            None => self.ward.untold(self.guard.key().as_str()),
-        };
+    async fn end_unguarded(&mut self, leader: Option<Pid>) {
+        let mut group = Group::orphaned(leader, self.ward.strangers());
         let clock = SystemClock::new();
         let kill_at = clock.boot() + self.grace.min(self.guard.time_left() / 10 * 9);
-        for &group in &groups {
-            signal_all(group, Signal::TERM);
-            signal_all(group, Signal::CONT);
-        }
-        while groups.iter().any(|&group| is_there(group)) {
-            if clock.boot() >= kill_at {
-                groups.iter().for_each(|&group| signal_all(group, Signal::KILL));
-            }
+        let mut killed = false;
+        group.signal(Signal::TERM);
+        group.signal(Signal::CONT);
+        loop {
+            // Asked before anything is looked for: what the guard has not left yet cannot be found here.
+            let has_come = self.ward.has_ended();
             reap_orphans();
+            if !killed && clock.boot() >= kill_at {
+                group.signal(Signal::KILL);
+                killed = true;
+            }
+            if group.is_gone(killed) && !group.end_others(killed) && has_come {
+                return;
+            }
             clock.sleep(Duration::from_millis(20)).await;
         }
     }
-}
-
-/// A leader, and its group once it has one.
-fn signal_all(leader: Pid, signal: Signal) {
-    let _ = kill_process_group(leader, signal).or_else(|_| kill_process(leader, signal));
-}
-
-fn is_there(leader: Pid) -> bool {
-    test_kill_process_group(leader).or_else(|_| test_kill_process(leader)).is_ok()
 }
 
 async fn time_is_over(clock: &SystemClock, timeout: Option<Duration>) {

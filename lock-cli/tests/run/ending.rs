@@ -3,7 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
 
-use crate::lab::{Lab, Running, children, eventually, guard_of, lives, state, timed};
+use crate::lab::{Lab, Running, children, eventually, group, guard_of, lives, state, timed};
 
 /// A command with a child and a grandchild, which leave their numbers.
 const FAMILY: &str =
@@ -138,6 +138,63 @@ fn a_killed_guard_is_noticed_and_the_command_ended() {
     first.end().assert_says(71, "the guard process was killed");
     assert_alone(&lab, next);
     assert!(family.is_gone());
+}
+
+#[test]
+fn a_killed_guard_leaves_nobody_who_only_changed_groups() {
+    let child = "echo $$ > child; sleep 1000 & echo $! > grandchild; wait";
+    for child in [child.to_owned(), format!("trap \"\" TERM; {child}; while :; do wait; done")] {
+        let lab = Lab::new();
+        let command = format!("timeout 1000 sh -c '{child}' & echo $$ > leader; wait");
+        let (first, family, next) = scene(&lab, &["--grace", "300ms", "k"], &command);
+        kill_process(guard_of(first.pid()), Signal::KILL).unwrap();
+        first.end().assert_says(71, "the guard process was killed");
+        assert_alone(&lab, next);
+        assert!(family.is_gone());
+    }
+}
+
+/// A member that is dead and that its parent does not reap, who has left the session.
+const NEVER_REAPED: &str =
+    "sh -c '(exit) & echo $! > dead; echo $$ > daemon; exec setsid sleep 1000' & echo $$ > leader; wait";
+
+#[test]
+fn the_dead_are_not_waited_for() {
+    for kill_guard in [false, true] {
+        let lab = Lab::new();
+        let first = lab.start(&["--grace", "300ms", "k"], &["sh", "-c", NEVER_REAPED]);
+        let (dead, daemon, leader) = (lab.pid("dead"), lab.pid("daemon"), lab.pid("leader"));
+        eventually("a zombie", || state(dead) == Some('Z') && group(daemon) == Some(daemon));
+        if kill_guard {
+            kill_process(guard_of(first.pid()), Signal::KILL).unwrap();
+        } else {
+            kill_process(leader, Signal::TERM).unwrap();
+        }
+        assert_eq!(first.end().code(), if kill_guard { 71 } else { 128 + 15 });
+        assert_eq!(state(dead), Some('Z'), "nobody reaped it");
+        kill_process(daemon, Signal::KILL).unwrap();
+    }
+}
+
+#[test]
+fn who_was_there_before_the_guard_is_left_alone() {
+    let lab = Lab::new();
+    let script = format!(
+        "timeout 1000 sleep 1000 & echo $! > stranger; exec {} --on {} run k -- sh -c \"$0\"",
+        env!("CARGO_BIN_EXE_fencepost"),
+        lab.url()
+    );
+    let first = Running::start(
+        std::process::Command::new("sh").args(["-c", &script, FAMILY]).current_dir(lab.path("")),
+    );
+    let (stranger, family) = (lab.pid("stranger"), Family::born(&lab));
+    eventually("a group of its own", || group(stranger) == Some(stranger));
+    let guard = children(first.pid()).into_iter().find(|&child| child != stranger).unwrap();
+    kill_process(guard, Signal::KILL).unwrap();
+    first.end().assert_says(71, "the guard process was killed");
+    assert!(family.is_gone());
+    assert!(lives(stranger));
+    kill_process(stranger, Signal::TERM).unwrap();
 }
 
 /// While a command is looked for along a search path as long as this, each step of it a thousand steps, its guard has
