@@ -67,7 +67,6 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
             return Err(failure);
         }
     };
-    acquired(&guard, voice);
     let ended = match until(&guard) {
         Some(told) => {
             let lead = asked.grace.min(store.client.ttl() / 10);
@@ -83,6 +82,8 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
                 store.client.shutdown(FAREWELL).await;
                 return Err(refused("tell the guard process to start (was it killed?)", &error));
             }
+            // Not before: whoever is to read it may be slow, and the lease goes by.
+            acquired(&guard, voice);
             let supervision = Supervision {
                 ward: &ward,
                 guard: &guard,
@@ -95,7 +96,7 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
             };
             supervision.until_gone().await
         }
-        None => Ended::LeaseEnding,
+        None => Ended::NeverBegun,
     };
     let result = settle(ended, guard, asked, voice).await;
     store.client.shutdown(FAREWELL).await;
@@ -109,19 +110,29 @@ async fn settle(ended: Ended, guard: Guard, asked: &Run, voice: Voice) -> Result
     let lost = |why: &dyn std::fmt::Display, what: &str| {
         Failure::new(LOST, format!("lost {key}: {why}; {what}. Look at what it did before you run it again"))
     };
+    let is_lost = match ended {
+        Ended::LeaseEnding | Ended::NeverBegun => {
+            voice.lost(&key, Reason::Expired);
+            true
+        }
+        Ended::Lost(_) => true,
+        _ => false,
+    };
     let released = guard.release().await;
     match &released {
-        Ok(End::Released) => voice.released(&key),
-        Ok(End::Lost(_)) => {}
+        Ok(End::Released) if !is_lost => voice.released(&key),
         Ok(_) => {}
         Err(error) => voice.warn(format!("the lock ends with its lease, for its release failed: {error}")),
     }
     match (ended, released) {
         (Ended::Lost(reason), _) => Err(lost(&reason, "the command was ended")),
         (Ended::LeaseEnding, _) => {
-            voice.lost(&key, Reason::Expired);
             Err(lost(&"no renewal was acknowledged before its lease came to an end", "the command was ended"))
         }
+        (Ended::NeverBegun, _) => Err(Failure::new(
+            LOST,
+            format!("lost {key}: its lease came to an end before the command was started; nothing was run"),
+        )),
         (Ended::ByItself(_), Ok(End::Lost(reason))) => {
             voice.lost(&key, reason);
             Err(lost(&reason, "the command had just ended by itself"))

@@ -26,6 +26,8 @@ pub(crate) enum Ended {
     Lost(Reason),
     /// It was ended, because the lease was about to.
     LeaseEnding,
+    /// It was not even started: the lease was about to end.
+    NeverBegun,
     /// It was ended, because the guard process was gone.
     Unguarded,
 }
@@ -75,6 +77,7 @@ impl Supervision<'_> {
                         }
                         return match (is_lost, status) {
                             (Some(reason), _) => Ended::Lost(reason),
+                            _ if by_deadline && group.is_none() => Ended::NeverBegun,
                             _ if by_deadline => Ended::LeaseEnding,
                             _ if is_late => Ended::TimedOut,
                             (_, Some(code)) => Ended::ByItself(code),

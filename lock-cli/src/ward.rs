@@ -98,10 +98,12 @@ impl Ward {
         self.strangers.clone()
     }
 
-    /// Waits for its end, which is near.
+    /// Waits for its end, which is near if it was ever started.
     pub(crate) fn leave(mut self) {
-        // Process 1 may have reaped it already.
-        let _ = self.process.wait();
+        if self.started {
+            // Process 1 may have reaped it already.
+            let _ = self.process.wait();
+        }
     }
 }
 

@@ -368,3 +368,29 @@ fn a_long_command_outlives_many_leases() {
     assert_eq!(first.end().code(), 0);
     assert_eq!(lab.log(), ["done"]);
 }
+
+/// Whoever stops the guard stops also its clock; what it finds out when it goes on is not started any more.
+#[test]
+fn a_guard_that_hears_too_late_that_it_may_start_starts_nothing() {
+    let lab = Lab::new();
+    let holder = lab.hold(&["k"], "first");
+    lab.wait_for("first");
+    let waiter = lab.start(&["--json", "--ttl", "300ms", "k"], &["sh", "-c", "echo ran >> log"]);
+    lab.wait_for_queue("k", 1);
+    let guard = guard_of(waiter.pid());
+    kill_process(guard, Signal::STOP).unwrap();
+    lab.open_gate("first");
+    assert_eq!(holder.end().code(), 0);
+    eventually("the grant", || waiter.err_so_far().contains("acquired"));
+    let token = lab.inspect("k").holders[0].token;
+    // The one that it was told of.
+    let clock = fencepost::backend::SystemClock::new();
+    let over = fencepost::backend::Clock::boot(&clock) + Duration::from_millis(300);
+    eventually("the end of the first lease", || fencepost::backend::Clock::boot(&clock) > over);
+    assert_eq!(lab.inspect("k").holders[0].token, token, "it is renewed");
+    kill_process(guard, Signal::CONT).unwrap();
+    let done = waiter.end();
+    assert_eq!(done.code(), 70, "{done:?}");
+    assert!(done.err.contains("nothing was run"), "{done:?}");
+    assert_eq!(lab.log(), ["first", "first ends"]);
+}

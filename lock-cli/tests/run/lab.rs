@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::fs;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -153,6 +154,13 @@ impl Running {
         let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let output = (out.try_clone().unwrap(), err.try_clone().unwrap());
         Running { child: command.stdout(out).stderr(err).spawn().unwrap(), output }
+    }
+
+    /// Starts it with its errors going elsewhere.
+    pub(crate) fn start_with_error(command: &mut Command, error: OwnedFd) -> Running {
+        let (out, none) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let output = (out.try_clone().unwrap(), none);
+        Running { child: command.stdout(out).stderr(error).spawn().unwrap(), output }
     }
 
     pub(crate) fn pid(&self) -> Pid {

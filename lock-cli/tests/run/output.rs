@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::lab::{Done, Lab, eventually};
+use crate::lab::{Done, Lab, Running, eventually, guard_of, lives};
 
 fn events(err: &str) -> Vec<Value> {
     err.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -65,6 +65,34 @@ fn events_tell_of_a_loss() {
     let events = events(&done.err);
     assert_eq!(names(&events), ["acquired", "lost", "child_exit", "error"]);
     assert_eq!((&events[1]["reason"], &events[3]["exit"]), (&"revoked".into(), &70.into()));
+}
+
+#[test]
+fn events_of_a_lease_that_ends_do_not_say_that_it_was_released() {
+    let lab = Lab::new();
+    let script = "trap '' TERM; echo up >> log; while :; do sleep 0.02; done";
+    let first = lab.start(&["--json", "--ttl", "500ms", "k"], &["sh", "-c", script]);
+    lab.wait_for("up");
+    first.signal(rustix::process::Signal::STOP);
+    let guard = guard_of(first.pid());
+    eventually("the guard's end", || !lives(guard));
+    first.signal(rustix::process::Signal::CONT);
+    let done = first.end();
+    assert_eq!(done.code(), 70);
+    assert_eq!(names(&events(&done.err)), ["acquired", "child_exit", "lost", "error"]);
+}
+
+/// It is told of the lock by a line that cannot be written.
+#[test]
+fn who_does_not_read_the_events_does_not_keep_the_command_from_starting() {
+    let lab = Lab::new();
+    let (_reader, mut full) = std::os::unix::net::UnixStream::pair().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while std::io::Write::write(&mut full, &[b'x'; 1024]).is_ok() {}
+    full.set_nonblocking(false).unwrap();
+    let mut command = lab.run(&["--json", "k"], &["sh", "-c", "echo ran >> log"]);
+    let _run = Running::start_with_error(&mut command, full.into());
+    lab.wait_for("ran");
 }
 
 #[test]

@@ -117,3 +117,31 @@ fn who_waits_sees_for_whom() {
     lab.open_gate("first");
     terminal.wait_for("\r\x1b[Kgranted");
 }
+
+/// A terminal that is held by ^S takes no line, also not the one that wipes out who was waited for: the lock is granted
+/// then, and nothing renews it before the command is started.
+#[test]
+fn a_lease_that_is_over_before_the_command_starts_runs_nothing() {
+    let mut over = 0;
+    for _ in 0..10 {
+        let lab = Lab::new();
+        let holder = lab.hold(&["k"], "first");
+        lab.wait_for("first");
+        let waits = run(&lab, "--ttl 300ms k -- sh -c 'echo granted >> log'; echo status:$?");
+        let Some(mut terminal) = Terminal::run(&lab, &waits) else { return };
+        terminal.wait_for("is held by");
+        terminal.types("\x13");
+        lab.open_gate("first");
+        assert_eq!(holder.end().code(), 0);
+        eventually("the lease's end", || lab.inspect("k").holders.is_empty());
+        terminal.types("\x11");
+        terminal.wait_for("status:");
+        if terminal.shown().contains("status:70") {
+            over += 1;
+            assert!(terminal.shown().contains("before the command was started; nothing was run"));
+            assert_eq!(lab.log(), ["first", "first ends"]);
+            break;
+        }
+    }
+    assert!(over > 0, "the terminal was always held too late");
+}
