@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use crate::args::Run;
 use crate::exit::{BUSY, Failure, LOST, SYSTEM, TIMED_OUT, USAGE, not_started};
+use crate::interrupt::Interrupt;
 use crate::link::{Manner, Start};
 use crate::say::Voice;
 use crate::signals::Signals;
@@ -32,7 +33,11 @@ pub(crate) fn run(on: Option<&str>, asked: &Run) -> ExitCode {
         runtime.map_err(|error| refused("start", &error))?.block_on(under_lock(on, asked, &key, voice))
     });
     match result {
-        Ok(code) => ExitCode::from(code),
+        Ok(Done::Exit(code)) => ExitCode::from(code),
+        Ok(Done::Interrupted(interrupt)) => {
+            interrupt.end();
+            ExitCode::from(interrupt.status())
+        }
         Err(failure) => {
             voice.fail(key.as_ref().ok(), &failure);
             ExitCode::from(failure.code)
@@ -40,7 +45,13 @@ pub(crate) fn run(on: Option<&str>, asked: &Run) -> ExitCode {
     }
 }
 
-async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) -> Result<u8, Failure> {
+/// How this process is to end when all went well with the lock.
+enum Done {
+    Exit(u8),
+    Interrupted(Interrupt),
+}
+
+async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) -> Result<Done, Failure> {
     let cannot = |error: std::io::Error| refused("start the guard process (by /proc/self/exe)", &error);
     let options = options(asked)?;
     let children = Signals::of_children().map_err(cannot)?;
@@ -93,6 +104,7 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
                 timeout: asked.timeout,
                 grace: asked.grace,
                 told,
+                is_suspending: false,
             };
             supervision.until_gone().await
         }
@@ -105,7 +117,7 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
 }
 
 /// Gives the lock back, and says what the exit status is.
-async fn settle(ended: Ended, guard: Guard, asked: &Run, voice: Voice) -> Result<u8, Failure> {
+async fn settle(ended: Ended, guard: Guard, asked: &Run, voice: Voice) -> Result<Done, Failure> {
     let key = guard.key().clone();
     let lost = |why: &dyn std::fmt::Display, what: &str| {
         Failure::new(LOST, format!("lost {key}: {why}; {what}. Look at what it did before you run it again"))
@@ -133,11 +145,12 @@ async fn settle(ended: Ended, guard: Guard, asked: &Run, voice: Voice) -> Result
             LOST,
             format!("lost {key}: its lease came to an end before the command was started; nothing was run"),
         )),
-        (Ended::ByItself(_), Ok(End::Lost(reason))) => {
+        (Ended::ByItself(_) | Ended::Interrupted(_), Ok(End::Lost(reason))) => {
             voice.lost(&key, reason);
             Err(lost(&reason, "the command had just ended by itself"))
         }
-        (Ended::ByItself(code), _) => Ok(code),
+        (Ended::ByItself(code), _) => Ok(Done::Exit(code)),
+        (Ended::Interrupted(interrupt), _) => Ok(Done::Interrupted(interrupt)),
         (Ended::NotStarted(errno), _) => {
             Err(not_started(&asked.command.first().cloned().unwrap_or_default().to_string_lossy(), errno))
         }

@@ -131,6 +131,19 @@ fn a_stopped_command_is_continued_so_that_it_can_clean_up() {
 }
 
 #[test]
+fn a_stopped_command_that_is_asked_to_end_hears_it() {
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT] {
+        let lab = Lab::new();
+        let first = lab.start(&["k"], &["sh", "-c", "ulimit -c 0; echo $$ > leader; exec sleep 1000"]);
+        let leader = lab.pid("leader");
+        kill_process(leader, Signal::STOP).unwrap();
+        eventually("the stop", || state(leader) == Some('T'));
+        first.signal(signal);
+        assert_eq!(first.end().code(), 128 + signal.as_raw());
+    }
+}
+
+#[test]
 fn a_killed_guard_is_noticed_and_the_command_ended() {
     let lab = Lab::new();
     let (first, family, next) = scene(&lab, &["--grace", "300ms", "k"], STUBBORN);
