@@ -109,6 +109,11 @@ impl Group {
         self.number.is_none()
     }
 
+    /// Whether it was not gone when it was last looked at.
+    pub(crate) fn has_number(&self) -> bool {
+        self.number.is_some()
+    }
+
     /// Once the group is gone: whether others that descend from it live. Their parents are dead, so they are children of
     /// this process by now.
     pub(crate) fn has_strays(&self) -> bool {

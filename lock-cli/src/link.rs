@@ -31,8 +31,8 @@ pub(crate) struct Start {
     pub(crate) token: u64,
     pub(crate) mode: Manner,
     pub(crate) until: BootTime,
-    /// How long before the deadline the group is asked to end.
-    pub(crate) lead: Duration,
+    /// For how long a renewal moves the deadline.
+    pub(crate) ttl: Duration,
     /// How long it may take to end after it was asked.
     pub(crate) grace: Duration,
 }
@@ -82,8 +82,8 @@ pub(crate) enum Report {
 impl Order {
     pub(crate) fn encode(self) -> [u8; SIZE] {
         bytes(match self {
-            Order::Start(Start { token, mode, until, lead, grace }) => {
-                [1, token, mode as u64, until.as_nanos(), nanos(lead), nanos(grace)]
+            Order::Start(Start { token, mode, until, ttl, grace }) => {
+                [1, token, mode as u64, until.as_nanos(), nanos(ttl), nanos(grace)]
             }
             Order::Until(until) => [2, until.as_nanos(), 0, 0, 0, 0],
             Order::Signal(number) => [3, u64::from(number.unsigned_abs()), 0, 0, 0, 0],
@@ -93,13 +93,13 @@ impl Order {
 
     pub(crate) fn decode(message: &[u8; SIZE]) -> Option<Order> {
         Some(match words(message) {
-            [1, token, mode, until, lead, grace] => Order::Start(Start {
+            [1, token, mode, until, ttl, grace] => Order::Start(Start {
                 token,
                 mode: [Manner::Exclusive, Manner::Shared, Manner::Permits]
                     .into_iter()
                     .find(|manner| *manner as u64 == mode)?,
                 until: BootTime::from_nanos(until),
-                lead: Duration::from_nanos(lead),
+                ttl: Duration::from_nanos(ttl),
                 grace: Duration::from_nanos(grace),
             }),
             [2, until, ..] => Order::Until(BootTime::from_nanos(until)),
@@ -165,7 +165,7 @@ mod tests {
             token: u64::MAX >> 11,
             mode: Manner::Permits,
             until: BootTime::from_nanos(77),
-            lead: Duration::from_millis(1),
+            ttl: Duration::from_millis(1),
             grace: Duration::MAX,
         };
         let arrives = Start { grace: Duration::from_nanos(u64::MAX), ..start };

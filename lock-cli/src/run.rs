@@ -80,12 +80,11 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
     };
     let ended = match until(&guard) {
         Some(told) => {
-            let lead = asked.grace.min(store.client.ttl() / 10);
             let start = Start {
                 token: guard.token().get(),
                 mode: manner(guard.mode()),
                 until: told,
-                lead,
+                ttl: store.client.ttl(),
                 grace: asked.grace,
             };
             if let Err(error) = ward.start(start, &store.alive()) {

@@ -11,6 +11,7 @@ mod program;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use fencepost::backend::{BootTime, Clock, SystemClock};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as Named};
@@ -29,6 +30,11 @@ use crate::link::{Order, Report};
 
 /// By this first word of its command line the program knows that it is the guard.
 pub(crate) const NAME: &str = "fencepost-guard";
+
+/// While the group ends it is looked at this often: not every end is told.
+const LOOK: Duration = Duration::from_millis(20);
+/// Who has to be looked for among all processes of the machine: their ends are told, for they are children here.
+const LOOK_FOR_OTHERS: Duration = Duration::from_millis(100);
 
 /// The system refused what the guard needs: as in sysexits.h.
 const CANNOT: u8 = 71;
@@ -56,7 +62,7 @@ fn guard(command: &[OsString]) -> Result<(), Errno> {
     }
     // While they are open here, the session counts as living: its locks are not given on before the group has ended.
     let _alive = descriptors;
-    let fuse = Fuse::new(start.until, start.lead, start.grace);
+    let fuse = Fuse::new(start.until, start.ttl, start.grace);
     if fuse.due(now()).is_some() {
         return orders.report(Report::Gone { by_deadline: true, strays: false });
     }
@@ -158,7 +164,7 @@ impl Watch {
 
     /// Until an order, the end of a child, or an instant.
     fn wait(&self) -> Result<(), Errno> {
-        let at = self.fuse.next(now());
+        let at = self.fuse.next(now(), if self.group.has_number() { LOOK } else { LOOK_FOR_OTHERS });
         let value = Timespec {
             tv_sec: i64::try_from(at.as_nanos() / 1_000_000_000).unwrap_or(i64::MAX),
             // Not zero: that would switch it off.
