@@ -39,7 +39,9 @@ pub(crate) fn run(on: Option<&str>, asked: &Run) -> ExitCode {
             ExitCode::from(interrupt.status())
         }
         Err(failure) => {
-            voice.fail(key.as_ref().ok(), &failure);
+            if !asked.quiet || failure.busy.is_none() || voice.is_json() {
+                voice.fail(key.as_ref().ok(), &failure);
+            }
             ExitCode::from(failure.code)
         }
     }
@@ -151,7 +153,7 @@ async fn settle(ended: Ended, guard: Guard, asked: &Run, voice: Voice) -> Result
         (Ended::ByItself(code), _) => Ok(Done::Exit(code)),
         (Ended::Interrupted(interrupt), _) => Ok(Done::Interrupted(interrupt)),
         (Ended::NotStarted(errno), _) => {
-            Err(not_started(&asked.command.first().cloned().unwrap_or_default().to_string_lossy(), errno))
+            Err(not_started(asked.command.first().map_or("".as_ref(), |command| command), errno))
         }
         (Ended::TimedOut, _) => Err(Failure::new(
             TIMED_OUT,

@@ -134,13 +134,10 @@ impl Supervision<'_> {
         }
     }
 
-    /// The terminal's Ctrl-Z, or somebody's kill. The command's stop is what stops this process.
+    /// The terminal's Ctrl-Z, or somebody's kill. It is the command's stop that stops this process.
     fn suspend(&mut self) {
-        // The system would not have stopped anybody here.
-        if !is_orphaned() {
-            self.is_suspending = true;
-            self.ward.tell(Order::Signal(Signal::TSTP.as_raw()));
-        }
+        self.is_suspending = true;
+        self.ward.tell(Order::Signal(Signal::TSTP.as_raw()));
     }
 
     /// The command was stopped: for want of the terminal, which it gets; or by its user, who wants the shell back. The

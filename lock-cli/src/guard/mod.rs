@@ -25,6 +25,7 @@ use rustix::time::{
 
 use self::fuse::{Due, Fuse};
 use self::orders::{Heard, Orders};
+pub(crate) use self::program::found;
 use crate::group::{Group, News};
 use crate::link::{Order, Report};
 

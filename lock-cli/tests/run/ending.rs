@@ -167,9 +167,8 @@ fn a_killed_guard_leaves_nobody_who_only_changed_groups() {
     }
 }
 
-/// A member that is dead and that its parent does not reap, who has left the session.
-const NEVER_REAPED: &str =
-    "sh -c '(exit) & echo $! > dead; echo $$ > daemon; exec setsid sleep 1000' & echo $$ > leader; wait";
+/// A member that is dead and that its parent does not reap: one that left the session, and is no shell any more.
+const NEVER_REAPED: &str = "sh -c 'p=$$; (until grep -q sleep /proc/$p/comm; do :; done) & echo $! > dead; echo $$ > daemon; exec setsid sleep 1000' & echo $$ > leader; wait";
 
 #[test]
 fn the_dead_are_not_waited_for() {
@@ -275,6 +274,39 @@ fn signals_are_passed_on() {
         run.signal(signal);
         assert_eq!(run.end().code(), 9, "{signal:?}");
         assert_eq!(lab.log(), ["up", "came"]);
+    }
+}
+
+/// These do not end anything by themselves, and reach the command all the same.
+#[test]
+fn signals_of_the_terminal_are_passed_on() {
+    for (name, signal) in [("WINCH", Signal::WINCH), ("TSTP", Signal::TSTP), ("CONT", Signal::CONT)] {
+        let lab = Lab::new();
+        let script = format!(
+            "trap 'echo came >> log; exit 9' {name}; sleep 1000 & echo up >> log; while :; do wait; done"
+        );
+        let run = lab.start(&["k"], &["sh", "-c", &script]);
+        lab.wait_for("up");
+        run.signal(signal);
+        assert_eq!(run.end().code(), 9, "{name}");
+    }
+}
+
+/// The outer one's guard ends the inner one, whose guard ends the command.
+#[test]
+fn a_killed_fencepost_takes_along_what_runs_under_another_inside() {
+    for (child, grace) in [(FAMILY, "5s"), (STUBBORN, "300ms")] {
+        let lab = Lab::new();
+        let fencepost = env!("CARGO_BIN_EXE_fencepost");
+        let (url, options) = (lab.url(), ["--grace", grace, "k"]);
+        let inner = [fencepost, "--on", &url, "run", "--grace", grace, "inner", "--", "sh", "-c", child];
+        let first = lab.start(&options, &inner);
+        let family = Family::born(&lab);
+        let next = lab.start(&["k"], &["sh", "-c", NEXT]);
+        lab.wait_for_queue("k", 1);
+        first.signal(Signal::KILL);
+        assert_alone(&lab, next);
+        assert!(family.is_gone());
     }
 }
 

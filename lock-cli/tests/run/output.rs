@@ -122,6 +122,10 @@ fn a_password_that_everybody_can_see_gets_a_warning() {
     assert!(shown.err.contains("warning: the password in --on"), "{shown:?}");
     let hidden = Done::from(lab.fencepost().env("FENCEPOST_URL", url).args(run).output().unwrap());
     assert!(!hidden.err.contains("warning"), "{hidden:?}");
+    let asked = Done::from(
+        lab.fencepost().args(["--on", "gopher://host?password=hunter2"]).args(run).output().unwrap(),
+    );
+    assert!(asked.err.contains("warning: the password in --on"), "{asked:?}");
     assert!(!shown.err.contains("hunter2") && !hidden.err.contains("hunter2"));
 }
 

@@ -160,6 +160,18 @@ fn a_store_that_is_not_there_is_told_from_those_that_are() {
     done.assert_says(78, "(it has file:, memory:)");
 }
 
+#[test]
+fn it_runs_with_its_standard_descriptors_closed() {
+    let lab = Lab::new();
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+        let script = format!("exec \"$0\" --on \"$1\" run k -- sh -c 'echo ran >> log; exit 3' {closed}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_fencepost"), &lab.url()]).current_dir(lab.path(""));
+        assert_eq!(Running::start(&mut command).end().code(), 3, "{closed}");
+    }
+    assert_eq!(lab.log(), ["ran"; 4]);
+}
+
 /// `unshare` with these words, without input; `None`, and a word about it, where it may not be done.
 fn apart(words: &[&str]) -> Option<Command> {
     let unshare = || {
