@@ -125,12 +125,12 @@ impl Supervision<'_> {
         }
     }
 
+    /// Was it stopped already for having read before it was in front, its stop is yet to be told. To continue it for that now
+    /// could undo a Ctrl-Z.
     fn offer_terminal(&mut self, group: Option<Pid>) {
         let is_wanted = self.terminal.was_lent() || self.terminal.is_wanted();
-        let Some(group) = group.filter(|_| is_wanted) else { return };
-        if self.terminal.lend(group) {
-            // It may have been stopped already for having read before it was in front.
-            self.ward.tell(Order::Signal(Signal::CONT.as_raw()));
+        if let Some(group) = group.filter(|_| is_wanted) {
+            self.terminal.lend(group);
         }
     }
 
