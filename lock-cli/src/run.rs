@@ -12,7 +12,7 @@ use crate::args::Run;
 use crate::exit::{BUSY, Failure, LOST, SYSTEM, TIMED_OUT, USAGE, not_started};
 use crate::interrupt::Interrupt;
 use crate::link::{Manner, Start};
-use crate::say::Voice;
+use crate::say::{self, Voice};
 use crate::signals::Signals;
 use crate::store::{Asked, Store};
 use crate::supervise::{Ended, Supervision};
@@ -32,18 +32,19 @@ pub(crate) fn run(on: Option<&str>, asked: &Run) -> ExitCode {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(|error| refused("start", &error))?.block_on(under_lock(on, asked, &key, voice))
     });
+    if let Err(failure) = &result {
+        if !asked.quiet || failure.busy.is_none() || voice.is_json() {
+            voice.fail(key.as_ref().ok(), failure);
+        }
+    }
+    say::finish();
     match result {
         Ok(Done::Exit(code)) => ExitCode::from(code),
         Ok(Done::Interrupted(interrupt)) => {
             interrupt.end();
             ExitCode::from(interrupt.status())
         }
-        Err(failure) => {
-            if !asked.quiet || failure.busy.is_none() || voice.is_json() {
-                voice.fail(key.as_ref().ok(), &failure);
-            }
-            ExitCode::from(failure.code)
-        }
+        Err(failure) => ExitCode::from(failure.code),
     }
 }
 

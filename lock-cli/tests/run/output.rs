@@ -82,17 +82,26 @@ fn events_of_a_lease_that_ends_do_not_say_that_it_was_released() {
     assert_eq!(names(&events(&done.err)), ["acquired", "child_exit", "lost", "error"]);
 }
 
-/// It is told of the lock by a line that cannot be written.
+/// It is told of the lock by a line that cannot be written; meanwhile somebody has to renew the lease.
 #[test]
-fn who_does_not_read_the_events_does_not_keep_the_command_from_starting() {
+fn who_does_not_read_the_events_does_not_cost_the_lock() {
     let lab = Lab::new();
-    let (_reader, mut full) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (reader, mut full) = std::os::unix::net::UnixStream::pair().unwrap();
     full.set_nonblocking(true).unwrap();
     while std::io::Write::write(&mut full, &[b'x'; 1024]).is_ok() {}
     full.set_nonblocking(false).unwrap();
-    let mut command = lab.run(&["--json", "k"], &["sh", "-c", "echo ran >> log"]);
-    let _run = Running::start_with_error(&mut command, full.into());
+    let many_leases = "sleep 1.5; echo ran >> log";
+    let mut command = lab.run(&["--json", "--ttl", "300ms", "k"], &["sh", "-c", many_leases]);
+    let run = Running::start_with_error(&mut command, full.into());
     lab.wait_for("ran");
+    eventually("the release", || lab.inspect("k").holders.is_empty());
+    let mut told = std::io::BufReader::new(reader);
+    eventually("the last event", || {
+        let mut line = Vec::new();
+        std::io::BufRead::read_until(&mut told, b'\n', &mut line).unwrap();
+        String::from_utf8_lossy(&line).contains("released")
+    });
+    assert_eq!(run.end().code(), 0);
 }
 
 #[test]
