@@ -138,6 +138,8 @@ impl Watch {
 
     fn obey(&mut self) {
         while let Some(heard) = self.orders.next() {
+            // Whoever was stopped has to be known before a signal is passed on.
+            self.reap();
             match heard {
                 Heard::Order(Order::Until(until)) => self.fuse.extend(until),
                 // Who asks twice does not want to wait for the grace to pass.
