@@ -38,14 +38,21 @@ pub(crate) fn run(on: Option<&str>, asked: &Run) -> ExitCode {
         }
     }
     say::finish();
-    match result {
-        Ok(Done::Exit(code)) => ExitCode::from(code),
-        Ok(Done::Interrupted(interrupt)) => {
-            interrupt.end();
-            ExitCode::from(interrupt.status())
-        }
-        Err(failure) => ExitCode::from(failure.code),
+    let (code, interrupt) = match result {
+        Ok(Done::Exit(code)) => (code, None),
+        Ok(Done::Interrupted(interrupt)) => (interrupt.status(), Some(interrupt)),
+        Err(failure) => (failure.code, while_waiting(&failure)),
+    };
+    if let Some(interrupt) = interrupt {
+        interrupt.end();
     }
+    ExitCode::from(code)
+}
+
+/// The terminal's interrupt that ended the waiting. All of its group have heard it.
+fn while_waiting(failure: &Failure) -> Option<Interrupt> {
+    let by_signal = failure.busy.is_none();
+    Interrupt::of(failure.code, false).filter(|_| by_signal && Terminal::open().is_ours())
 }
 
 /// How this process is to end when all went well with the lock.

@@ -218,6 +218,20 @@ fn an_interrupt_ends_the_loop_around_the_command() {
 }
 
 #[test]
+fn an_interrupt_ends_the_loop_around_the_waiting() {
+    let lab = Lab::new();
+    let _holder = lab.hold(&["k"], "first");
+    lab.wait_for("first");
+    let Some(mut terminal) = Terminal::interactive(&lab, "") else { return };
+    terminal.enters(&format!("for turn in a b; do {}; done", run(&lab, "k -- true")));
+    terminal.wait_for("is held by");
+    terminal.types("\x03");
+    terminal.wait_for_status("130");
+    assert_eq!(terminal.shown().matches("nothing was run").count(), 1);
+    lab.open_gate("first");
+}
+
+#[test]
 fn a_command_in_a_script_hears_the_interrupt_once() {
     let lab = Lab::new();
     let traps = "trap \"echo int >> log\" INT; trap \"echo quit >> log; exit 3\" QUIT";
