@@ -185,6 +185,9 @@ pub(crate) fn open_dir(parent: impl AsFd, path: impl rustix::path::Arg) -> rusti
 fn make_root(path: &Path, endpoint: &str, access: Access) -> Result<OwnedFd> {
     let not_made = |error: std::io::Error| {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        if errno == Errno::NOENT {
+            return cannot_be_there(endpoint).caused_by(error);
+        }
         failed(endpoint, "making the directory", errno)
     };
     if let Some(parent) = path.parent() {
@@ -202,6 +205,15 @@ fn make_root(path: &Path, endpoint: &str, access: Access) -> Result<OwnedFd> {
         access.share_dir(&root).map_err(|errno| failed(endpoint, "setting the directory's mode", errno))?;
     }
     Ok(root)
+}
+
+/// What is missing above it was made, and yet it is not there: a file system without directories of users, such as /proc.
+fn cannot_be_there(endpoint: &str) -> Error {
+    wrong(
+        endpoint,
+        ErrorKind::Misconfigured,
+        "the directory cannot be made there: use one on a disk, or below /dev/shm or /run",
+    )
 }
 
 fn not_opened(path: &Path, endpoint: &str, errno: Errno) -> Error {
