@@ -20,12 +20,16 @@ cases! { "load":
     76 => a_soak_under_faults_passes_the_checkers for 30,
 }
 
+const PERMITS: u32 = 3;
+
 /// What everybody in a history shares.
 struct Stage {
     recorder: Recorder,
     /// Written under the mutex alone, and only while it is believed to be held.
     register: FencedRegister<BTreeSet<u64>>,
-    key: LockKey,
+    mutex: LockKey,
+    catalogue: LockKey,
+    permits: LockKey,
 }
 
 /// Four clients, three locks of three kinds, two thousand operations.
@@ -71,8 +75,9 @@ async fn a_soak_under_faults_passes_the_checkers(scene: Scene) -> Verdict {
     )?;
     let client = scene.client().await?;
     let limit = scene.longest().await? * 2;
-    for key in stage.keys() {
-        drop(scene.granted(limit, format!("{key} after the soak"), &client, key).await?);
+    for lock in stage.whole(&client)? {
+        let granted = scene.within(limit, format!("{} after the soak", lock.key()), lock.acquire()).await?;
+        granted?.release().await?;
     }
     judge(&stage, &acknowledged)
 }
@@ -128,12 +133,22 @@ fn judge(stage: &Stage, acknowledged: &[u64]) -> Verdict {
 
 impl Stage {
     fn new(scene: &Scene) -> Stage {
-        Stage { recorder: Recorder::new(), register: FencedRegister::new(BTreeSet::new()), key: scene.key() }
+        Stage {
+            recorder: Recorder::new(),
+            register: FencedRegister::new(BTreeSet::new()),
+            mutex: scene.named("mutex"),
+            catalogue: scene.named("catalogue"),
+            permits: scene.named("permits"),
+        }
     }
 
-    fn keys(&self) -> Vec<LockKey> {
-        let name = |suffix: &str| LockKey::new(format!("{}{suffix}", self.key.as_str()));
-        ["-mutex", "-rw", "-permits"].into_iter().filter_map(|suffix| name(suffix).ok()).collect()
+    /// Each of the locks, held so that nobody else has anything of it.
+    fn whole(&self, client: &LockClient) -> Verdict<[Lock; 3]> {
+        Ok([
+            client.mutex(self.mutex.clone())?,
+            client.rw_lock(self.catalogue.clone())?.write(),
+            client.semaphore(self.permits.clone(), PERMITS)?.permits(PERMITS)?,
+        ])
     }
 }
 
@@ -214,15 +229,16 @@ impl Actor {
         Some(update)
     }
 
+    /// A lock, how much of it of how much, and whether it is the mutex.
     fn choose(&mut self) -> Verdict<(Lock, u32, u32, bool)> {
-        let keys = self.stage.keys();
+        let (stage, client) = (&self.stage, &self.client);
         Ok(match self.random.u32(..6) {
-            0..3 => (self.client.mutex(keys[0].clone())?, 1, 1, true),
-            3 => (self.client.rw_lock(keys[1].clone())?.read(), 1, u32::MAX, false),
-            4 => (self.client.rw_lock(keys[1].clone())?.write(), u32::MAX, u32::MAX, false),
+            0..3 => (client.mutex(stage.mutex.clone())?, 1, 1, true),
+            3 => (client.rw_lock(stage.catalogue.clone())?.read(), 1, u32::MAX, false),
+            4 => (client.rw_lock(stage.catalogue.clone())?.write(), u32::MAX, u32::MAX, false),
             _ => {
-                let held = self.random.u32(1..=3);
-                (self.client.semaphore(keys[2].clone(), 3)?.permits(held)?, held, 3, false)
+                let held = self.random.u32(1..=PERMITS);
+                (client.semaphore(stage.permits.clone(), PERMITS)?.permits(held)?, held, PERMITS, false)
             }
         })
     }
