@@ -17,7 +17,7 @@ use crate::child::Child;
 use crate::fixture::Fixture;
 use crate::promises::Promise;
 use crate::verdict::{Failure, Verdict, expect};
-use crate::wire::Wire;
+use lock_core::testing::Wire;
 
 /// For what is to happen "at once": no lease and no poll is as short.
 pub(crate) const SOON: Duration = Duration::from_secs(1);

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use lock_core::{AcquireOptions, BootTime, ErrorKind, Guard, HoldState, Lock, LockClient, LockKey, Wait};
+use lock_core::{
+    AcquireOptions, BootTime, ErrorKind, Guard, HoldState, Lock, LockClient, LockKey, Operation, Wait,
+};
 use tokio::task::JoinSet;
 
 use crate::case::cases;
 use crate::history::{FencedRegister, Judgement, Recorder, sweep};
 use crate::scene::{LONG, SOON, Scene, without_panic};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
-use crate::wire::{Fault, Op, Wire};
+use lock_core::testing::{Fault, Wire};
 
 cases! { "load":
     11 => random_histories_pass_the_checkers,
@@ -83,7 +85,8 @@ async fn a_soak_under_faults_passes_the_checkers(scene: Scene) -> Verdict {
 }
 
 fn disturb(wire: &Wire, random: &mut Rng, ttl: Duration) {
-    let op = [Op::Claim, Op::Release, Op::Renew, Op::Close, Op::Open][random.usize(..5)];
+    let op = [Operation::Claim, Operation::Release, Operation::Renew, Operation::Close, Operation::Open]
+        [random.usize(..5)];
     let late = ttl / 100 * random.u32(1..60);
     let fault = match random.u32(..8) {
         0 => return wire.heal(),
