@@ -22,6 +22,9 @@ use lock_core::testing::Wire;
 /// For what is to happen "at once": no lease and no poll is as short.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
 
+/// What a machine that is busy with other things may add to any instant.
+pub(crate) const NOISE: Duration = Duration::from_millis(250);
+
 /// A TTL that no scenario lives to see the end of.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 

@@ -7,7 +7,7 @@ use lock_core::{Event, Lock, LockClient, Operation};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::case::cases;
-use crate::scene::{LONG, SOON, Scene, mutex, without_panic};
+use crate::scene::{LONG, NOISE, SOON, Scene, mutex, without_panic};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
 
 cases! { "fairness":
@@ -108,7 +108,7 @@ async fn a_dead_waiter_is_skipped(scene: Scene) -> Verdict {
     let waiting = wait(&last, &scene)?;
     scene.until(SOON, "a claim behind the dead", async || Ok(wire.calls(Operation::Claim) > 0)).await?;
     held.release().await?;
-    let limit = scene.longest().await? + Duration::from_millis(250);
+    let limit = scene.longest().await? + NOISE;
     drop(scene.joined(limit, "the grant of whoever waited behind the dead", waiting).await?);
     Ok(())
 }

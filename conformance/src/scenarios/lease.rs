@@ -5,7 +5,7 @@ use std::time::Duration;
 use lock_core::{Effect, End, ErrorKind, HoldState, LockClient, Operation, Reason};
 
 use crate::case::cases;
-use crate::scene::{SOON, Scene, without_panic};
+use crate::scene::{NOISE, SOON, Scene, without_panic};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
 use lock_core::testing::Fault;
 
@@ -21,9 +21,6 @@ cases! { "lease":
     32 => a_waiter_whose_lease_dies_gets_an_error,
     33 => the_ttl_in_force_is_told,
 }
-
-/// What a machine that is busy with other things may add to any instant.
-const NOISE: Duration = Duration::from_millis(250);
 
 async fn renewal_holds_for_many_ttls(scene: Scene) -> Verdict {
     let client = scene.client().await?;

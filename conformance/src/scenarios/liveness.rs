@@ -6,7 +6,7 @@ use lock_core::{AcquireOptions, ErrorKind, Liveness, Operation, Wait};
 use tokio::task::JoinSet;
 
 use crate::case::cases;
-use crate::scene::{LONG, SOON, Scene, without_panic};
+use crate::scene::{LONG, NOISE, SOON, Scene, without_panic};
 use crate::verdict::{Failure, Verdict, expect};
 
 cases! { "liveness":
@@ -18,9 +18,6 @@ cases! { "liveness":
     #[alone] 17 => patience_is_kept,
     18 => zero_patience_is_one_attempt,
 }
-
-/// What a machine that is busy with other things may add to any instant.
-const NOISE: Duration = Duration::from_millis(250);
 
 async fn a_released_key_is_free_at_once(scene: Scene) -> Verdict {
     let (one, other) = (scene.client().await?, scene.client().await?);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lock_core::{Certainty, Claimed, End, ErrorKind, Fence, HoldState, Mode, Operation, Reason};
 
 use crate::case::cases;
-use crate::scene::{LONG, SOON, Scene, mutex};
+use crate::scene::{LONG, NOISE, SOON, Scene, mutex};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
 use lock_core::testing::Fault;
 
@@ -17,9 +17,6 @@ cases! { "repair":
     85 => a_clock_a_year_ahead_is_corrected,
     86 => readers_do_not_fence_each_other,
 }
-
-/// What a machine that is busy with other things may add to any instant.
-const NOISE: Duration = Duration::from_millis(250);
 
 /// The session goes on being renewed.
 async fn a_forgotten_grant_is_told(scene: Scene) -> Verdict {
