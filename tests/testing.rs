@@ -1,7 +1,6 @@
 //! What an application's tests can do to a store.
 
 #![cfg(feature = "testing")]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "time is Tokio's here, and paused")]
 
 use std::time::Duration;
