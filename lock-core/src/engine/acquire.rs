@@ -9,11 +9,11 @@ use std::time::Duration;
 use tracing::{Instrument, Span};
 
 use super::call::Caller;
-use super::claims::News;
 use super::hold::Hold;
 use super::lease::Lease;
 use super::place::Place;
 use super::session::OpenSession;
+use super::waiting::News;
 use super::{Core, Engine};
 use crate::backend::{Claim, Claimed, Proof, Term};
 use crate::clock::{BootTime, Pause};

@@ -6,6 +6,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::hold::Hold;
+use super::waiting::{News, Waiting};
 use crate::backend::{ClaimRef, Event, Proof, Standing, Ticket};
 use crate::clock::BootTime;
 use crate::hold::Reason;
@@ -32,32 +33,6 @@ enum Entry {
     Leaving(LockKey, Option<Arc<Hold>>),
 }
 
-#[derive(Debug)]
-struct Waiting {
-    key: LockKey,
-    /// The store has answered that it is in the queue: only then does a renewal that does not know it mean anything.
-    queued: bool,
-    /// Somebody waits behind it already: news that came before its future has looked at the grant.
-    wanted: bool,
-    news: Option<News>,
-    waker: Option<Waker>,
-}
-
-/// What a waiting claim is told.
-#[derive(Debug)]
-pub(super) enum News {
-    Granted {
-        token: FencingToken,
-        proof: Proof,
-    },
-    Recheck,
-    RecheckIn(Duration),
-    Gone,
-    /// It was granted and its grant ended by force, or it was removed from the queue.
-    Revoked(Reason),
-    Over(Reason),
-}
-
 /// What the heartbeat has to do about an event.
 #[derive(Debug)]
 pub(super) enum Chore {
@@ -80,10 +55,7 @@ impl Claims {
         if let Some(reason) = self.over {
             return Err(reason);
         }
-        self.entries.insert(
-            ticket,
-            Entry::Waiting(Waiting { key, queued: false, wanted: false, news: None, waker: None }),
-        );
+        self.entries.insert(ticket, Entry::Waiting(Waiting::new(key)));
         Ok(())
     }
 
@@ -408,34 +380,5 @@ impl Claims {
             _ => None,
         };
         self.entries.values().filter_map(held).collect()
-    }
-}
-
-impl Waiting {
-    /// Two different grants for one ticket: the store contradicts itself, so that neither is to be relied on.
-    fn granted(&mut self, token: FencingToken, proof: Proof) {
-        match &self.news {
-            Some(News::Granted { token: known, .. }) if *known != token => {
-                self.tell(News::Revoked(Reason::Forgotten));
-            }
-            _ => self.tell(News::Granted { token, proof }),
-        }
-    }
-
-    /// A grant beats everything but its own end, and is never overwritten by what was sent before it.
-    fn tell(&mut self, news: News) {
-        let stronger = |news: &News| match news {
-            News::Revoked(_) => 4,
-            News::Granted { .. } => 3,
-            News::Gone | News::Over(_) => 2,
-            News::Recheck => 1,
-            News::RecheckIn(_) => 0,
-        };
-        if self.news.as_ref().is_none_or(|known| stronger(known) <= stronger(&news)) {
-            self.news = Some(news);
-        }
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
     }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::acquire::{Ask, Sighting, Won};
 use super::call::Caller;
-use super::claims::News;
 use super::hold::Hold;
 use super::race::{First, race};
 use super::release::settle;
 use super::session::OpenSession;
+use super::waiting::News;
 use crate::backend::{Certainty, Claim, ClaimRef, Claimed, Proof, Term};
 use crate::error::{Effect, Error, ErrorKind, Operation, Result};
 use crate::hold::Reason;
