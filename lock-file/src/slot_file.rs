@@ -85,6 +85,11 @@ impl SlotFile {
         &self.header
     }
 
+    /// Its device and number: which file it is, whatever it is called.
+    pub(crate) fn identity(&self) -> rustix::io::Result<(u64, u64)> {
+        fstat(&self.file).map(|stat| (stat.st_dev, stat.st_ino))
+    }
+
     /// Whether a name still leads to it. One that was removed or replaced says no more.
     pub(crate) fn is_linked(&self) -> rustix::io::Result<bool> {
         // Asked for nothing but this: whoever looks at the times as well makes the kernel (6.13 and later) give the next

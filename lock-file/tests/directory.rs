@@ -11,9 +11,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{Client, LONG, Place, mutex};
-use lock_core::{Connector, Error, ErrorKind, Severity, StoreUrl, VirtualClock};
+use lock_core::{Clock, Connector, Error, ErrorKind, Severity, StoreUrl, SystemClock, VirtualClock};
 use lock_file::{FileConnector, FileOptions, FileStore};
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 
@@ -324,6 +325,49 @@ async fn a_directory_that_was_replaced_ends_its_sessions() {
     FileStore::open(place.path(), FileOptions::new()).unwrap();
     let error = client.session.renew(&[]).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::SessionLost(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_file_that_was_moved_away_ends_sessions() {
+    let place = Place::new();
+    let backend = place.backend();
+    let client = Client::open(&backend, LONG).await;
+    std::fs::rename(place.path().join("store"), place.path().join("aside")).unwrap();
+    FileStore::open(place.path(), FileOptions::new()).unwrap();
+    let error = client.session.renew(&[]).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::SessionLost(_)), "{error}");
+}
+
+#[tokio::test]
+async fn whoever_closes_leaves_a_new_store_file_alone() {
+    let place = Place::new();
+    let clock = VirtualClock::new();
+    // After the files' own times, so that idle ones are swept.
+    clock
+        .advance(Duration::from_micros(SystemClock::new().wall_micros() - clock.wall_micros() + 120_000_000));
+    let options = FileOptions::new().clock(Arc::new(clock.clone())).boot_id("x").idle_after(Duration::ZERO);
+    let old = place.backend_with(options.clone());
+    // Enough to sweep every shard when they are closed.
+    let mut clients = Vec::new();
+    for _ in 0..256 {
+        clients.push(Client::open(&old, LONG).await);
+    }
+    clients[0].take("idle", 1).await;
+    clients[0].release("idle", 1).await;
+    clock.advance(Duration::from_millis(5));
+    // The wall clock was set since this boot's first opening, and somebody removes the file.
+    clock.step_wall(3_600_000_000);
+    std::fs::remove_file(place.path().join("store")).unwrap();
+    let new = place.backend_with(options.clone());
+    for client in clients {
+        client.session.close().await.unwrap();
+    }
+    let newer = place.backend_with(options);
+    let holder = Client::open(&newer, LONG).await;
+    holder.take("k", 1).await;
+    let second = Client::open(&new, LONG).await;
+    let claimed = second.claim("k", 1, false).await;
+    assert!(matches!(claimed, lock_core::Claimed::Busy(_)), "a living session holds it, and {claimed:?}");
 }
 
 #[tokio::test]

@@ -138,8 +138,7 @@ impl FileSession {
     /// the old one; or else the renewal does not count, and the session ends itself.
     fn renew_now(&self) -> Result<bool> {
         let mut state = self.state();
-        let in_place = self.registry.directory().is_in_place() && self.registry.epoch().is_in_place();
-        if !in_place || !self.is_within(&state) {
+        if !self.registry.is_in_place() || !self.is_within(&state) {
             return self.end(&mut state).map(|()| false);
         }
         let mut record = state.record.clone();
@@ -204,7 +203,9 @@ impl RecordSession for FileSession {
 
     async fn close(&self) -> Result<()> {
         self.end(&mut self.state())?;
-        let _ = self.sweeper.sweep(&self.keys, &self.registry);
+        if self.registry.is_in_place() {
+            let _ = self.sweeper.sweep(&self.keys, &self.registry);
+        }
         Ok(())
     }
 

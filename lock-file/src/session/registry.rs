@@ -46,6 +46,11 @@ impl Sessions {
         &self.epoch
     }
 
+    /// Whether the directory and its clock are still those that everybody finds.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.directory.is_in_place() && self.epoch.is_in_place(&self.directory)
+    }
+
     /// How a session looks. Changes nothing.
     pub(crate) fn sight(&self, session: SessionId) -> Result<Sight> {
         // The clock first, then the record. Whoever judges a session expired has therefore read its record at an
