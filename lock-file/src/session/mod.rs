@@ -38,7 +38,7 @@ pub(crate) struct FileSession {
     sink: EventSink,
     runtime: Handle,
     reader: AbortHandle,
-    watches: Watches,
+    watches: Arc<Watches>,
 }
 
 #[derive(Debug)]
@@ -101,7 +101,9 @@ impl FileSession {
                 return Err(error);
             }
         };
-        let reader = runtime.spawn(pipe::listen(options.id, reader, capacity, sink.clone())).abort_handle();
+        let watches = Arc::new(Watches::default());
+        let listening = pipe::listen(options.id, reader, capacity, sink.clone(), watches.clone());
+        let reader = runtime.spawn(listening).abort_handle();
         Ok(FileSession {
             id: options.id,
             ttl: options.ttl,
@@ -113,7 +115,7 @@ impl FileSession {
             sink,
             runtime,
             reader,
-            watches: Watches::default(),
+            watches,
         })
     }
 
@@ -158,14 +160,15 @@ impl FileSession {
         Ok(true)
     }
 
-    /// The record goes, and with it the right to be renewed; then the pipe is closed, which those notice who watch.
+    /// The record goes, and with it the right to be renewed; then the pipe is closed, which those notice who watch. A
+    /// record that cannot be removed is over by its closed pipe.
     fn end(&self, state: &mut State) -> Result<()> {
         state.record.apply(0, SessionCommand::End);
-        self.registry.end(self.id)?;
+        let removed = self.registry.end(self.id);
         state.pipe = None;
         self.reader.abort();
         self.watches.clear();
-        Ok(())
+        removed
     }
 
     fn failed(&self, what: &str, errno: Errno) -> Error {
