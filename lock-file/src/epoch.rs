@@ -17,7 +17,7 @@ use crate::FileOptions;
 use crate::directory::Directory;
 use crate::failure::{stuck, wrong};
 use crate::flock::{Locked, lock_soon, try_lock};
-use crate::slot_file::{Opened, SlotFile, open_at, publish};
+use crate::slot_file::{Durability, Opened, SlotFile, open_at, publish};
 use crate::slots::{Header, Kind, Slots};
 
 const NAME: &str = "store";
@@ -67,7 +67,7 @@ impl Epoch {
                 };
                 let header = Header::new(Kind::Store, NAME, 400);
                 let whole = header.file(1, &record.encode());
-                publish(&directory.root, NAME, directory.access, header, &whole)
+                publish(&directory.root, NAME, directory.access, header, &whole, Durability::Forced)
                     .map_err(|errno| directory.failed("making the file `store`", errno))?
             }
         };
@@ -107,6 +107,11 @@ impl Epoch {
     pub(crate) fn input(&self) -> Input {
         let now = self.now();
         Input { now, proposed_token: now.max(self.floor.load(Ordering::Acquire).saturating_add(1)) }
+    }
+
+    /// Whether an instant of the wall clock lies before this boot of the machine, as far as that clock can be trusted.
+    pub(crate) fn is_before_boot(&self, wall_micros: u64) -> bool {
+        wall_micros < self.clock.wall_micros().saturating_sub(self.clock.boot().as_nanos() / 1000)
     }
 
     /// The floor as it stands in the file.
@@ -235,7 +240,7 @@ fn open_file(directory: &Directory) -> Result<Option<SlotFile>> {
     match open_at(&directory.root, NAME, Kind::Store) {
         Ok(Opened::Found(file)) => Ok(Some(file)),
         Ok(Opened::Absent) => Ok(None),
-        Ok(Opened::Damaged) => Err(damaged(directory)),
+        Ok(Opened::Unfilled { .. } | Opened::Damaged) => Err(damaged(directory)),
         Err(errno) => Err(directory.failed("opening the file `store`", errno)),
     }
 }

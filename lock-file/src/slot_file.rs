@@ -27,7 +27,22 @@ pub(crate) struct SlotFile {
 pub(crate) enum Opened {
     Found(SlotFile),
     Absent,
+    /// It has a name and no content. A file gets its name when it is whole: so a power loss came before the kernel had
+    /// written it, or somebody emptied it.
+    Unfilled {
+        /// When it was last changed, in microseconds of the wall clock.
+        changed: u64,
+    },
     Damaged,
+}
+
+/// Whether a file has to be on the disk before it has its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// The kernel writes it when it sees fit, as it does with everything that is written later.
+    Lazy,
+    /// It takes the place of something older that must not be lost with it. Waits for the disk.
+    Forced,
 }
 
 /// Opens a file of the store; no link is followed on the way.
@@ -45,7 +60,16 @@ pub(crate) fn open_at(parent: impl AsFd, path: &str, kind: Kind) -> rustix::io::
     };
     let mut head = [0; 2048];
     let read = pread(&file, &mut head, 0)?;
-    Ok(match Header::parse(&head[..read]) {
+    let head = &head[..read];
+    let header = Header::parse(head);
+    // The first slot is the first to be written, and begins in what was read.
+    let content = header.as_ref().map_or(head, |header| &head[header.len..]);
+    if content.iter().all(|&byte| byte == 0) {
+        let stat = fstat(&file)?;
+        let seconds = u64::try_from(stat.st_ctime).unwrap_or(0);
+        return Ok(Opened::Unfilled { changed: seconds.saturating_mul(1_000_000) });
+    }
+    Ok(match header {
         Some(header) if header.kind == kind => Opened::Found(SlotFile { file, header }),
         _ => Opened::Damaged,
     })
@@ -58,6 +82,7 @@ pub(crate) fn publish(
     access: Access,
     header: Header,
     whole: &[u8],
+    durability: Durability,
 ) -> rustix::io::Result<SlotFile> {
     // Beside its place, so that the rename stays within one directory.
     let (dir, _) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (&path[..=dir.len()], name));
@@ -67,9 +92,7 @@ pub(crate) fn publish(
     let placed = access
         .share(&file)
         .and_then(|()| write_all(&file, whole, 0))
-        // Only when a file is made: a power loss must not leave its name without its content, for an empty file is a
-        // damaged one. A session dies with the machine, so its file may.
-        .and_then(|()| if header.kind == Kind::Session { Ok(()) } else { fdatasync(&file) })
+        .and_then(|()| if durability == Durability::Forced { fdatasync(&file) } else { Ok(()) })
         .and_then(|()| renameat(&parent, &*temporary, &parent, path));
     match placed {
         Ok(()) => Ok(SlotFile { file, header }),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use lock_core::records::{Version, Versioned, Written};
 use lock_core::{Clock, Error, ErrorKind, LockKey, Result};
 use rustix::io::Errno;
+use tokio::runtime::Handle;
 
 use self::cache::{Cache, KeyFile};
 pub(crate) use self::path::KeyPath;
@@ -18,7 +19,7 @@ use crate::directory::{Directory, open_dir};
 use crate::epoch::Epoch;
 use crate::failure::{stuck, wrong};
 use crate::flock::{Patience, try_lock};
-use crate::slot_file::{Opened, SlotFile, open_at, publish};
+use crate::slot_file::{Durability, Opened, SlotFile, open_at, publish};
 use crate::slots::{Header, Kind, Slot};
 
 /// Marks the version of an absent record; the rest of it is the floor. So a record that was made, used and removed
@@ -44,11 +45,20 @@ enum Try<T> {
     Busy,
 }
 
+/// Whether a record that has outgrown its file may be given a larger one, which waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Growth {
+    Later,
+    Now,
+}
+
 /// What one try to replace a record came to.
 enum Replaced {
     Answer(Written),
     /// Into a larger file.
     Grown(SlotFile),
+    /// It needs a larger file.
+    TooLarge,
     /// The open file is no longer the key's.
     Stale,
     Busy,
@@ -89,13 +99,39 @@ impl Keys {
     }
 
     /// Replaces a key's record if its version is the expected one.
-    pub(crate) async fn write(&self, key: &LockKey, expected: Version, record: &[u8]) -> Result<Written> {
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        key: &LockKey,
+        expected: Version,
+        record: &[u8],
+    ) -> Result<Written> {
         let path = KeyPath::of(key);
         if expected.0 & ABSENT != 0 {
-            self.settled(&path, |keys| keys.create(&path, expected, record)).await
-        } else {
-            self.settled(&path, |keys| keys.replace(&path, expected, record)).await
+            return self.settled(&path, |keys| keys.create(&path, expected, record)).await;
         }
+        let replaced =
+            self.settled(&path, |keys| keys.replace(&path, expected, record, Growth::Later)).await?;
+        match replaced {
+            Some(written) => Ok(written),
+            None => self.enlarge(path, expected, record.to_vec()).await,
+        }
+    }
+
+    /// Replaces a record that has outgrown its file, on a thread that may wait for the disk. Whoever drops this future
+    /// loses the answer only, as with a store on another machine: the version still guards the write.
+    async fn enlarge(self: &Arc<Self>, path: KeyPath, expected: Version, record: Vec<u8>) -> Result<Written> {
+        let keys = self.clone();
+        let grown = async move {
+            let grown =
+                keys.settled(&path, |keys| keys.replace(&path, expected, &record, Growth::Now)).await?;
+            grown.ok_or_else(|| Error::unavailable(format!("{} could not be enlarged", keys.place(&path))))
+        };
+        // Without a runtime there is nobody to be kept waiting.
+        let Ok(runtime) = Handle::try_current() else { return grown.await };
+        let on_its_own = runtime.clone();
+        runtime.spawn_blocking(move || on_its_own.block_on(grown)).await.unwrap_or_else(|error| {
+            Err(Error::unavailable("the runtime ended while a key's file was enlarged").caused_by(error))
+        })
     }
 
     /// Tries until nobody else is in the critical section. Nothing is kept open in the meantime.
@@ -130,17 +166,25 @@ impl Keys {
         Ok(Try::Done(read))
     }
 
-    fn replace(&self, path: &KeyPath, expected: Version, record: &[u8]) -> Result<Try<Written>> {
+    /// `None` when the record has outgrown its file and that is for later.
+    fn replace(
+        &self,
+        path: &KeyPath,
+        expected: Version,
+        record: &[u8],
+        growth: Growth,
+    ) -> Result<Try<Option<Written>>> {
         let Some(mut file) = self.open(path)? else {
-            return Ok(Try::Done(Written::Conflict(self.absent()?)));
+            return Ok(Try::Done(Some(Written::Conflict(self.absent()?))));
         };
-        let replaced = match self.replace_in(&mut file, path, expected, record)? {
+        let replaced = match self.replace_in(&mut file, path, expected, record, growth)? {
             Replaced::Stale => return Ok(Try::Busy),
             Replaced::Busy => Try::Busy,
-            Replaced::Answer(written) => Try::Done(written),
+            Replaced::Answer(written) => Try::Done(Some(written)),
+            Replaced::TooLarge => Try::Done(None),
             Replaced::Grown(grown) => {
                 file.file = grown;
-                Try::Done(Written::Done)
+                Try::Done(Some(Written::Done))
             }
         };
         self.cache.put(path, file);
@@ -153,6 +197,7 @@ impl Keys {
         path: &KeyPath,
         expected: Version,
         record: &[u8],
+        growth: Growth,
     ) -> Result<Replaced> {
         let KeyFile { file, buffer } = file;
         let Some(_lock) = try_lock(file).map_err(|errno| self.failed("locking", path, errno))? else {
@@ -168,10 +213,14 @@ impl Keys {
             return Ok(Replaced::Answer(Written::Conflict(versioned(file.header(), &newest))));
         }
         if record.len() > file.header().room() {
+            if growth == Growth::Later {
+                return Ok(Replaced::TooLarge);
+            }
             // Renamed over the old file while that one is locked: whoever waits for it sees that it was replaced.
             let header = Header::new(Kind::Key, path.encoded(), record.len());
             let whole = header.file(newest.generation + 1, record);
-            return publish(&self.directory.keys, path.as_str(), self.directory.access, header, &whole)
+            return self
+                .publish(path, header, &whole, Durability::Forced)
                 .map(Replaced::Grown)
                 .map_err(|errno| self.failed("enlarging", path, errno));
         }
@@ -203,10 +252,22 @@ impl Keys {
         }
         let header = Header::new(Kind::Key, path.encoded(), record.len());
         let whole = header.file(1, record);
-        let file = publish(&self.directory.keys, path.as_str(), self.directory.access, header, &whole)
+        // Not forced: a power loss can leave its name without its content, which is then known to be older than the boot.
+        let file = self
+            .publish(path, header, &whole, Durability::Lazy)
             .map_err(|errno| self.failed("making", path, errno))?;
         self.cache.put(path, KeyFile { file, buffer: Vec::new() });
         Ok(Try::Done(Written::Done))
+    }
+
+    fn publish(
+        &self,
+        path: &KeyPath,
+        header: Header,
+        whole: &[u8],
+        durability: Durability,
+    ) -> rustix::io::Result<SlotFile> {
+        publish(&self.directory.keys, path.as_str(), self.directory.access, header, whole, durability)
     }
 
     fn open_shard(&self, path: &KeyPath) -> Result<std::os::fd::OwnedFd> {
@@ -241,7 +302,9 @@ impl Keys {
                 ),
             )),
             Ok(Opened::Absent) => Ok(None),
-            Ok(Opened::Damaged) => Err(self.damaged(path)),
+            // Made just before a power loss, and lost by it: the key begins anew, above the clock.
+            Ok(Opened::Unfilled { changed }) if self.epoch.is_before_boot(changed) => Ok(None),
+            Ok(Opened::Unfilled { .. } | Opened::Damaged) => Err(self.damaged(path)),
             Err(errno) => Err(self.failed("opening", path, errno)),
         }
     }
@@ -262,7 +325,7 @@ impl Keys {
             ErrorKind::Damaged,
             format!(
                 "{} is not what this version writes. It is left as it is, for its fencing token must not be forgotten. \
-                 After a power loss this can be the last file that was made before it. If another version of this library \
+                 If another version of this library \
                  wrote it, use that one; otherwise make sure that nobody holds the lock, and that the protected resource \
                  accepts a new token, then remove it",
                 self.place(path)

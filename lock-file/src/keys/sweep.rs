@@ -82,7 +82,8 @@ impl Keys {
         sessions: &Sessions,
         raised: &mut Option<u64>,
     ) -> Result<()> {
-        let Some(mut file) = self.open(path)? else { return Ok(()) };
+        // It may have a name and no content since a power loss.
+        let Some(mut file) = self.open(path)? else { return self.remove(path, 0, raised) };
         let Some(_lock) = try_lock(&file.file).map_err(|errno| self.failed("locking", path, errno))? else {
             return Ok(());
         };
@@ -106,15 +107,20 @@ impl Keys {
         if !record.is_disposable(input) {
             return Ok(());
         }
+        self.remove(path, record.fence(), raised)
+    }
+
+    /// Only under the shard's lock, and after nothing is held by it.
+    fn remove(&self, path: &KeyPath, fence: u64, raised: &mut Option<u64>) -> Result<()> {
         // First the floor, then the file: whoever finds no file begins above every token that it gave.
         let floor = match raised {
-            Some(floor) if *floor >= record.fence() => *floor,
-            _ => match self.epoch.raise(&self.directory, record.fence().max(input.now))? {
+            Some(floor) if *floor >= fence => *floor,
+            _ => match self.epoch.raise(&self.directory, fence.max(self.epoch.now()))? {
                 Some(floor) => *raised.insert(floor),
                 None => return Ok(()),
             },
         };
-        debug_assert!(floor >= record.fence());
+        debug_assert!(floor >= fence);
         unlinkat(&self.directory.keys, path.as_str(), AtFlags::empty())
             .map_err(|errno| self.failed("removing", path, errno))?;
         let directories: Vec<_> = path.directories().collect();

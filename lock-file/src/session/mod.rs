@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 pub(crate) use self::registry::Sessions;
 use self::watch::Watches;
 use crate::keys::{Keys, Sweeper};
-use crate::slot_file::{SlotFile, publish};
+use crate::slot_file::{Durability, SlotFile, publish};
 use crate::slots::{Header, Kind, Slot};
 
 /// An open session.
@@ -89,9 +89,10 @@ impl FileSession {
             let name = options.id.to_string();
             let header = Header::new(Kind::Session, &name, bytes.len());
             let whole = header.file(1, &bytes);
-            // Published when its pipe is open: so a session that can be met has a living process.
-            let file = publish(&directory.sessions, &name, directory.access, header, &whole)
-                .map_err(|errno| failed("making a session's record", errno))?;
+            // It dies with the machine, so its file may. Published when its pipe is open: so a session that can be met has a living process.
+            let file =
+                publish(&directory.sessions, &name, directory.access, header, &whole, Durability::Lazy)
+                    .map_err(|errno| failed("making a session's record", errno))?;
             Ok((capacity, reader, record, file))
         })();
         let (capacity, reader, record, file) = match opened {

@@ -156,7 +156,7 @@ impl Sessions {
         let name = session.to_string();
         let file = match open_at(&self.directory.sessions, &name, Kind::Session).map_err(failed)? {
             Opened::Found(file) if file.header().name == name => file,
-            Opened::Found(_) | Opened::Damaged => return Ok(Found::Damaged),
+            Opened::Found(_) | Opened::Unfilled { .. } | Opened::Damaged => return Ok(Found::Damaged),
             Opened::Absent => return Ok(Found::Nothing),
         };
         let mut buffer = Vec::new();
