@@ -50,10 +50,11 @@ impl Epoch {
     pub(crate) fn open(directory: &Directory, options: &FileOptions) -> Result<Epoch> {
         let clock = options.clock.clone();
         let (boot, time_namespace) = this_boot(directory, options)?;
-        // The directory's own lock: the file may not be there yet.
-        let locked = lock_soon(&directory.root, &*clock)
-            .map_err(|errno| directory.failed("locking the directory", errno))?
-            .ok_or_else(|| stuck(&directory.endpoint, "the directory itself"))?;
+        // A directory's lock, for the file may not be there yet; and that of one which nobody else may open. The root can be
+        // opened by everybody where its mode says so, and whoever can open it can lock it.
+        let locked = lock_soon(&directory.sessions, &*clock)
+            .map_err(|errno| directory.failed("locking sessions/", errno))?
+            .ok_or_else(|| stuck(&directory.endpoint, "the directory sessions/"))?;
         let uptime = clock.boot().as_nanos() / 1000;
         let file = match open_file(directory)? {
             Some(file) => file,

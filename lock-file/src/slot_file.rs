@@ -1,7 +1,7 @@
 //! A file of two slots, open: read, written, and put in place whole.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fdatasync, fstat, openat, openat2, renameat, statx,
@@ -11,9 +11,7 @@ use rustix::io::{Errno, pread, pwrite};
 
 use crate::directory::Access;
 use crate::slots::{Header, Kind, Slot, Slots};
-
-/// What the names of files begin with that are not in place yet. No encoded key begins so.
-pub(crate) const TEMPORARY: char = '~';
+use crate::temporary;
 
 /// An open file and its header, which never changes.
 #[derive(Debug)]
@@ -84,20 +82,18 @@ pub(crate) fn publish(
     whole: &[u8],
     durability: Durability,
 ) -> rustix::io::Result<SlotFile> {
-    // Beside its place, so that the rename stays within one directory.
-    let (dir, _) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (&path[..=dir.len()], name));
-    let temporary = format!("{dir}{TEMPORARY}{:016x}", RandomState::new().build_hasher().finish());
+    let temporary = temporary::beside(Path::new(path));
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&parent, &*temporary, flags, access.file_mode())?;
+    let file = openat(&parent, &temporary, flags, access.file_mode())?;
     let placed = access
         .share(&file)
         .and_then(|()| write_all(&file, whole, 0))
         .and_then(|()| if durability == Durability::Forced { fdatasync(&file) } else { Ok(()) })
-        .and_then(|()| renameat(&parent, &*temporary, &parent, path));
+        .and_then(|()| renameat(&parent, &temporary, &parent, path));
     match placed {
         Ok(()) => Ok(SlotFile { file, header }),
         Err(errno) => {
-            let _ = unlinkat(&parent, &*temporary, AtFlags::empty());
+            let _ = unlinkat(&parent, &temporary, AtFlags::empty());
             Err(errno)
         }
     }

@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -198,104 +197,6 @@ async fn waiting_behind_a_fixed_hold_of_the_dead_does_not_spin() {
     assert!(recheck > Duration::from_secs(35), "{recheck:?}");
     lock_core::SystemClock::new().sleep(Duration::from_millis(50)).await;
     assert!(b.events.try_recv().is_err(), "nothing has changed");
-}
-
-#[tokio::test]
-async fn an_unknown_message_and_a_full_pipe_are_gaps() {
-    let place = Place::new();
-    let backend = place.backend();
-    let mut a = Client::open(&backend, LONG).await;
-    let path = place.path().join("sessions").join(format!("{}.pipe", a.session.id()));
-    let mut pipe = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-    pipe.write_all(&[9; 32]).unwrap();
-    assert!(matches!(a.next_event().await, Event::Gap));
-    // The current thread's runtime does not read while we write: the pipe fills up.
-    let b = Client::open(&backend, LONG).await;
-    a.take("k", 1).await;
-    for _ in 0..3000 {
-        // Each try tells the holder that it is wanted.
-        queued(b.claim("k", 1, true).await);
-    }
-    let mut wanted = 0;
-    loop {
-        match a.next_event().await {
-            Event::Wanted(_) => wanted += 1,
-            Event::Gap => break,
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(wanted < 3000, "the rest was dropped");
-}
-
-#[tokio::test]
-async fn wake_ups_that_were_dropped_are_a_gap_however_long_the_key() {
-    let place = Place::new();
-    let backend = place.backend();
-    let (mut a, b) = (Client::open(&backend, LONG).await, Client::open(&backend, LONG).await);
-    // Two such messages fill a page by two thirds.
-    let long = "/".repeat(455);
-    a.take(&long, 1).await;
-    for _ in 0..100 {
-        queued(b.claim(&long, 1, true).await);
-    }
-    let mut wanted = 0;
-    loop {
-        match a.next_event().await {
-            Event::Wanted(_) => wanted += 1,
-            Event::Gap => break,
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(wanted < 100, "the pipe was to be filled");
-}
-
-#[tokio::test]
-async fn a_hold_that_was_granted_by_push_keeps_no_descriptor() {
-    const KEYS: u64 = 100;
-    let place = Place::new();
-    let backend = place.backend();
-    let (a, mut b) = (Client::open(&backend, LONG).await, Client::open(&backend, LONG).await);
-    for ticket in 1..=KEYS {
-        a.take(&format!("k{ticket}"), ticket).await;
-    }
-    let pipe = place.path().join("sessions").join(format!("{}.pipe", a.session.id()));
-    let watches = || {
-        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-        let open = open.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path == pipe));
-        // Without the two of the session itself.
-        open.count() - 2
-    };
-    for ticket in 1..=KEYS {
-        queued(b.claim(&format!("k{ticket}"), ticket, true).await);
-    }
-    until("a watch for each place in a queue", || watches() == 100).await;
-    for ticket in 1..=KEYS {
-        a.release(&format!("k{ticket}"), ticket).await;
-    }
-    let mut granted = 0;
-    while granted < KEYS {
-        granted += u64::from(matches!(b.next_event().await, Event::Granted { .. }));
-    }
-    until("none for a hold", || watches() == 0).await;
-}
-
-#[tokio::test]
-async fn a_session_whose_record_cannot_be_removed_is_over_all_the_same() {
-    let place = Place::new();
-    let backend = place.backend();
-    let (a, b) = (Client::open(&backend, LONG).await, Client::open(&backend, LONG).await);
-    a.take("k", 1).await;
-    let record = place.path().join("sessions").join(a.session.id().to_string());
-    let aside = place.path().join("aside");
-    // A directory is not unlinked, by nobody.
-    std::fs::rename(&record, &aside).unwrap();
-    std::fs::create_dir(&record).unwrap();
-    a.session.close().await.unwrap_err();
-    std::fs::remove_dir(&record).unwrap();
-    std::fs::rename(&aside, &record).unwrap();
-    // The reader's task ends when the runtime gets to it.
-    tokio::task::yield_now().await;
-    b.take("k", 1).await;
 }
 
 #[tokio::test]

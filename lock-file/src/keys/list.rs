@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::{Keys, path};
 use crate::directory::open_dir;
-use crate::slot_file::TEMPORARY;
+use crate::temporary::TEMPORARY;
 
 impl Keys {
     /// Keys in the order of their shards, and of their names within one.
@@ -56,17 +56,18 @@ fn collect(dir: impl AsFd, above: &mut Vec<String>, names: &mut Vec<String>) -> 
         if name == "." || name == ".." || name.starts_with(TEMPORARY) {
             continue;
         }
+        let depth = above.len();
         above.push(name.to_owned());
         if path::is_directory(name) {
-            match open_dir(&dir, name) {
-                Ok(inner) => collect(&inner, above, names)?,
-                Err(Errno::NOENT) => {}
+            match open_dir(&dir, name).and_then(|inner| collect(&inner, above, names)) {
+                // Also a directory that was open cannot be read any more once it is removed.
+                Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
             }
         } else {
             names.push(path::join(&above.iter().map(String::as_str).collect::<Vec<_>>()));
         }
-        above.pop();
+        above.truncate(depth);
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ mod list;
 mod path;
 mod sweep;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use lock_core::records::{Version, Versioned, Written};
@@ -14,7 +15,7 @@ use tokio::runtime::Handle;
 
 use self::cache::{Cache, KeyFile};
 pub(crate) use self::path::KeyPath;
-pub(crate) use self::sweep::{Sweeper, age};
+pub(crate) use self::sweep::Sweeper;
 use crate::directory::{Directory, open_dir};
 use crate::epoch::Epoch;
 use crate::failure::{stuck, wrong};
@@ -41,8 +42,15 @@ pub(crate) struct Keys {
 /// What one try came to.
 enum Try<T> {
     Done(T),
-    /// Somebody else is in the critical section.
-    Busy,
+    /// Somebody else is in this critical section.
+    Busy(Section),
+}
+
+/// What somebody else may have locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Section {
+    File,
+    Shard,
 }
 
 /// Whether a record that has outgrown its file may be given a larger one, which waits for the disk.
@@ -138,11 +146,18 @@ impl Keys {
     async fn settled<T>(&self, path: &KeyPath, mut once: impl FnMut(&Keys) -> Result<Try<T>>) -> Result<T> {
         let mut patience = Patience::new(&*self.clock);
         loop {
-            if let Try::Done(done) = once(self)? {
-                return Ok(done);
-            }
+            let section = match once(self)? {
+                Try::Done(done) => return Ok(done),
+                Try::Busy(section) => section,
+            };
             if !patience.pause().await {
-                return Err(stuck(&self.directory.endpoint, &self.place(path)));
+                let place = match section {
+                    Section::File => self.place(path),
+                    Section::Shard => {
+                        self.directory.path.join("keys").join(path.shard()).display().to_string()
+                    }
+                };
+                return Err(stuck(&self.directory.endpoint, &place));
             }
         }
     }
@@ -152,10 +167,10 @@ impl Keys {
         let read = {
             let Some(_lock) = try_lock(&file.file).map_err(|errno| self.failed("locking", path, errno))?
             else {
-                return Ok(Try::Busy);
+                return Ok(Try::Busy(Section::File));
             };
             if !self.is_linked(&file, path)? {
-                return Ok(Try::Busy);
+                return Ok(Try::Busy(Section::File));
             }
             let slots =
                 file.file.read(&mut file.buffer).map_err(|errno| self.failed("reading", path, errno))?;
@@ -178,8 +193,8 @@ impl Keys {
             return Ok(Try::Done(Some(Written::Conflict(self.absent()?))));
         };
         let replaced = match self.replace_in(&mut file, path, expected, record, growth)? {
-            Replaced::Stale => return Ok(Try::Busy),
-            Replaced::Busy => Try::Busy,
+            Replaced::Stale => return Ok(Try::Busy(Section::File)),
+            Replaced::Busy => Try::Busy(Section::File),
             Replaced::Answer(written) => Try::Done(Some(written)),
             Replaced::TooLarge => Try::Done(None),
             Replaced::Grown(grown) => {
@@ -234,12 +249,12 @@ impl Keys {
         let Some(_lock) =
             try_lock(&shard).map_err(|errno| self.failed("locking the shard of", path, errno))?
         else {
-            return Ok(Try::Busy);
+            return Ok(Try::Busy(Section::Shard));
         };
         if self.open(path)?.map(|file| self.cache.put(path, file)).is_some() {
             return Ok(match self.read_locked(path)? {
                 Try::Done(found) => Try::Done(Written::Conflict(found)),
-                Try::Busy => Try::Busy,
+                Try::Busy(section) => Try::Busy(section),
             });
         }
         let absent = self.absent()?;
@@ -270,17 +285,17 @@ impl Keys {
         publish(&self.directory.keys, path.as_str(), self.directory.access, header, whole, durability)
     }
 
-    fn open_shard(&self, path: &KeyPath) -> Result<std::os::fd::OwnedFd> {
-        let shard = path.shard();
-        let opened = match open_dir(&self.directory.keys, shard) {
-            Err(Errno::NOENT) => self
-                .directory
-                .access
-                .make_dir(&self.directory.keys, shard)
-                .and_then(|()| open_dir(&self.directory.keys, shard)),
+    fn open_shard(&self, path: &KeyPath) -> Result<OwnedFd> {
+        let (access, keys) = (self.directory.access, &self.directory.keys);
+        let opened = match open_dir(keys, path.shard()) {
+            Err(Errno::NOENT) => {
+                access.make_dir(keys, path.shard()).and_then(|()| open_dir(keys, path.shard()))
+            }
             other => other,
         };
-        opened.map_err(|errno| self.failed("opening the shard of", path, errno))
+        opened
+            .and_then(|shard| access.mend_dir(&shard).map(|()| shard))
+            .map_err(|errno| self.failed("opening the shard of", path, errno))
     }
 
     /// A key's file out of the cache, or opened; `None` when there is none.
@@ -288,7 +303,12 @@ impl Keys {
         if let Some(file) = self.cache.take(path) {
             return Ok(Some(file));
         }
-        match open_at(&self.directory.keys, path.as_str(), Kind::Key) {
+        let mut opened = open_at(&self.directory.keys, path.as_str(), Kind::Key);
+        // What is kept open is a reserve: a process without descriptors must still be able to verify all of its holds.
+        while matches!(opened, Err(Errno::MFILE | Errno::NFILE)) && self.cache.give_up_one() {
+            opened = open_at(&self.directory.keys, path.as_str(), Kind::Key);
+        }
+        match opened {
             Ok(Opened::Found(file)) if file.header().name == path.encoded() => {
                 Ok(Some(KeyFile { file, buffer: Vec::new() }))
             }

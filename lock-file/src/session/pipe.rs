@@ -39,6 +39,27 @@ pub(super) fn make(directory: &Directory, session: SessionId) -> rustix::io::Res
     opened
 }
 
+/// Removes a session's pipe again unless the session comes to be, also in a panic.
+pub(super) struct RemovedOnDrop<'a>(Option<(&'a Directory, SessionId)>);
+
+impl<'a> RemovedOnDrop<'a> {
+    pub(super) fn new(directory: &'a Directory, session: SessionId) -> RemovedOnDrop<'a> {
+        RemovedOnDrop(Some((directory, session)))
+    }
+
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for RemovedOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some((directory, session)) = self.0 {
+            let _ = unlinkat(&directory.sessions, &*name(session), AtFlags::empty());
+        }
+    }
+}
+
 /// Opens a session's pipe for writing. A writer keeps nobody alive: only readers count.
 pub(super) fn open(directory: &Directory, session: SessionId) -> rustix::io::Result<Pipe> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
