@@ -48,7 +48,8 @@ impl Keys {
     }
 }
 
-/// Also below the directories of long keys. What has gone in the meantime is passed over.
+/// Also below the directories of long keys. What has gone in the meantime is passed over: before it was opened, or while it
+/// is read, which then ends as if it were empty.
 fn collect(dir: impl AsFd, above: &mut Vec<String>, names: &mut Vec<String>) -> rustix::io::Result<()> {
     for entry in Dir::read_from(&dir)? {
         let entry = entry?;
@@ -56,18 +57,17 @@ fn collect(dir: impl AsFd, above: &mut Vec<String>, names: &mut Vec<String>) -> 
         if name == "." || name == ".." || name.starts_with(TEMPORARY) {
             continue;
         }
-        let depth = above.len();
         above.push(name.to_owned());
         if path::is_directory(name) {
-            match open_dir(&dir, name).and_then(|inner| collect(&inner, above, names)) {
-                // Also a directory that was open cannot be read any more once it is removed.
-                Ok(()) | Err(Errno::NOENT) => {}
+            match open_dir(&dir, name) {
+                Ok(inner) => collect(&inner, above, names)?,
+                Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
             }
         } else {
             names.push(path::join(&above.iter().map(String::as_str).collect::<Vec<_>>()));
         }
-        above.truncate(depth);
+        above.pop();
     }
     Ok(())
 }
