@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use common::{Client, LONG, Place, descriptors, mutex, queued};
+use common::{Client, LONG, Place, mutex, queued};
 use lock_core::records::{RecordStore, Version, Written};
-use lock_core::{Claimed, Clock, ErrorKind, LockKey, Prefix, Query, Released, SystemClock, VirtualClock};
+use lock_core::{Clock, ErrorKind, LockKey, Prefix, Query, Released, SystemClock, VirtualClock};
 use lock_file::{FileOptions, FileStore};
 
 fn store(place: &Place) -> FileStore {

@@ -1,17 +1,15 @@
-//! The directories of keys: locked, listed and cleaned.
+//! The directories of keys: locked and cleaned.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails has to stop")]
 
 mod common;
 
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use common::{Client, LONG, Place, mutex};
 use lock_core::records::{RecordStore, Written};
-use lock_core::{Clock, ErrorKind, LockKey, Query, SystemClock};
+use lock_core::{Clock, ErrorKind, LockKey, SystemClock};
 use lock_file::{FileOptions, FileStore};
 use rustix::fs::{FlockOperation, flock};
 
@@ -68,30 +66,6 @@ async fn a_shard_that_is_stuck_is_named() {
     let error = client.session.claim(&mutex("k", 2)).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains(&format!("critical section of {} and", shard.display())), "{error}");
-}
-
-#[tokio::test]
-async fn a_directory_that_goes_while_it_is_listed_takes_no_key_with_it() {
-    let place = Place::new();
-    let client = Client::open(&place.backend(), LONG).await;
-    client.take("k", 1).await;
-    let shard = place.key_files().remove(0).parent().unwrap().to_owned();
-    let stop = Arc::new(AtomicBool::new(false));
-    let (stopped, long) = (stop.clone(), shard.join("xxx+"));
-    let coming_and_going = std::thread::spawn(move || {
-        while !stopped.load(Ordering::Relaxed) {
-            std::fs::create_dir(&long).unwrap();
-            std::fs::remove_dir(&long).unwrap();
-        }
-    });
-    let store = FileStore::open(place.path(), FileOptions::new()).unwrap();
-    let mut without = 0;
-    for _ in 0..3000 {
-        without += usize::from(store.list(&Query::new(None, "", 10)).await.unwrap().keys.is_empty());
-    }
-    stop.store(true, Ordering::Relaxed);
-    coming_and_going.join().unwrap();
-    assert_eq!(without, 0, "listings that missed the key");
 }
 
 #[tokio::test]
