@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::{Client, LONG, Place, mutex, queued, refused};
-use lock_core::{ErrorKind, Severity};
+use lock_core::{Certainty, ErrorKind, Severity};
 use lock_file::{FileOptions, FileStore};
 
 /// Whether this is the process in the namespace; runs it if not.
@@ -123,6 +123,17 @@ async fn on_a_full_file_system_nothing_is_taken_and_what_is_held_goes_on() {
     }
     // And a key that has its file can be taken again.
     client.take("k1", ticket).await;
+    // Claims that are withdrawn and may still arrive are noted, until that needs a larger file.
+    let error = loop {
+        ticket += 1;
+        let withdrawn = mutex("k1", ticket).reference();
+        match client.session.release(&withdrawn, Certainty::MaybeInFlight).await {
+            Ok(_) => assert!(ticket < 10_000, "the record was to outgrow its file"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(*error.kind(), ErrorKind::Exhausted, "{error}");
+    client.session.renew(&[mutex("k1", ticket).reference()]).await.unwrap();
 }
 
 #[tokio::test]
