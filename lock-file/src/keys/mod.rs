@@ -121,7 +121,8 @@ impl Keys {
             self.settled(&path, |keys| keys.replace(&path, expected, record, Growth::Later)).await?;
         match replaced {
             Some(written) => Ok(written),
-            None => self.enlarge(path, expected, record.to_vec()).await,
+            // Boxed: it is rare, and would make every write's future larger.
+            None => Box::pin(self.enlarge(path, expected, record.to_vec())).await,
         }
     }
 
