@@ -37,6 +37,7 @@ mod session;
 mod slot_file;
 mod slots;
 mod store;
+mod temporary;
 
 use std::path::Path;
 use std::sync::Arc;

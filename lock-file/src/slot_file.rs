@@ -1,7 +1,7 @@
 //! A file of two slots, open: read, written, and put in place whole.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fdatasync, fstat, openat, openat2, renameat, statx,
@@ -11,9 +11,7 @@ use rustix::io::{Errno, pread, pwrite};
 
 use crate::directory::Access;
 use crate::slots::{Header, Kind, Slot, Slots};
-
-/// What the names of files begin with that are not in place yet. No encoded key begins so.
-pub(crate) const TEMPORARY: char = '~';
+use crate::temporary;
 
 /// An open file and its header, which never changes.
 #[derive(Debug)]
@@ -27,7 +25,22 @@ pub(crate) struct SlotFile {
 pub(crate) enum Opened {
     Found(SlotFile),
     Absent,
+    /// It has a name and no content. A file gets its name when it is whole: so a power loss came before the kernel had
+    /// written it, or somebody emptied it.
+    Unfilled {
+        /// When it was last changed, in microseconds of the wall clock.
+        changed: u64,
+    },
     Damaged,
+}
+
+/// Whether a file has to be on the disk before it has its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// The kernel writes it when it sees fit, as it does with everything that is written later.
+    Lazy,
+    /// It takes the place of something older that must not be lost with it. Waits for the disk.
+    Forced,
 }
 
 /// Opens a file of the store; no link is followed on the way.
@@ -45,7 +58,16 @@ pub(crate) fn open_at(parent: impl AsFd, path: &str, kind: Kind) -> rustix::io::
     };
     let mut head = [0; 2048];
     let read = pread(&file, &mut head, 0)?;
-    Ok(match Header::parse(&head[..read]) {
+    let head = &head[..read];
+    let header = Header::parse(head);
+    // The first slot is the first to be written, and begins in what was read.
+    let content = header.as_ref().map_or(head, |header| &head[header.len..]);
+    if content.iter().all(|&byte| byte == 0) {
+        let stat = fstat(&file)?;
+        let seconds = u64::try_from(stat.st_ctime).unwrap_or(0);
+        return Ok(Opened::Unfilled { changed: seconds.saturating_mul(1_000_000) });
+    }
+    Ok(match header {
         Some(header) if header.kind == kind => Opened::Found(SlotFile { file, header }),
         _ => Opened::Damaged,
     })
@@ -58,23 +80,20 @@ pub(crate) fn publish(
     access: Access,
     header: Header,
     whole: &[u8],
+    durability: Durability,
 ) -> rustix::io::Result<SlotFile> {
-    // Beside its place, so that the rename stays within one directory.
-    let (dir, _) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (&path[..=dir.len()], name));
-    let temporary = format!("{dir}{TEMPORARY}{:016x}", RandomState::new().build_hasher().finish());
+    let temporary = temporary::beside(Path::new(path));
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&parent, &*temporary, flags, access.file_mode())?;
+    let file = openat(&parent, &temporary, flags, access.file_mode())?;
     let placed = access
         .share(&file)
         .and_then(|()| write_all(&file, whole, 0))
-        // Only when a file is made: a power loss must not leave its name without its content, for an empty file is a
-        // damaged one. A session dies with the machine, so its file may.
-        .and_then(|()| if header.kind == Kind::Session { Ok(()) } else { fdatasync(&file) })
-        .and_then(|()| renameat(&parent, &*temporary, &parent, path));
+        .and_then(|()| if durability == Durability::Forced { fdatasync(&file) } else { Ok(()) })
+        .and_then(|()| renameat(&parent, &temporary, &parent, path));
     match placed {
         Ok(()) => Ok(SlotFile { file, header }),
         Err(errno) => {
-            let _ = unlinkat(&parent, &*temporary, AtFlags::empty());
+            let _ = unlinkat(&parent, &temporary, AtFlags::empty());
             Err(errno)
         }
     }
@@ -83,6 +102,11 @@ pub(crate) fn publish(
 impl SlotFile {
     pub(crate) fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Its device and number: which file it is, whatever it is called.
+    pub(crate) fn identity(&self) -> rustix::io::Result<(u64, u64)> {
+        fstat(&self.file).map(|stat| (stat.st_dev, stat.st_ino))
     }
 
     /// Whether a name still leads to it. One that was removed or replaced says no more.

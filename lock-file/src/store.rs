@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use lock_core::records::{RecordSession, RecordStore, Sight, Version, Versioned, Written};
 use lock_core::table::{Input, Notice};
 use lock_core::{
-    BackendInfo, Capabilities, Error, ErrorKind, EventSink, Fencing, Finding, Liveness, LockKey, Operation,
-    Page, Query, Result, SessionId, SessionOptions, Severity,
+    BackendInfo, Capabilities, EventSink, Fencing, Finding, Liveness, LockKey, Operation, Page, Query,
+    Result, SessionId, SessionOptions, Severity,
 };
 
 use crate::directory::Directory;
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, replaced};
 use crate::keys::{KeyPath, Keys, Sweeper};
 use crate::session::{FileSession, Sessions};
 use crate::{FileOptions, filesystem};
@@ -38,9 +38,9 @@ impl FileStore {
     /// Opens a directory of locks, or makes it if it is missing.
     ///
     /// # Errors
-    /// [`Misconfigured`](ErrorKind::Misconfigured) for a symbolic link, a file system that is not known to work, or
-    /// one that does not tell upper from lower case; [`Denied`](ErrorKind::Denied) for a directory that others could
-    /// write to; [`Exhausted`](ErrorKind::Exhausted) for one that cannot be written at all.
+    /// [`Misconfigured`](lock_core::ErrorKind::Misconfigured) for a symbolic link, a file system that is not known to work, or
+    /// one that does not tell upper from lower case; [`Denied`](lock_core::ErrorKind::Denied) for a directory that others could
+    /// write to; [`Exhausted`](lock_core::ErrorKind::Exhausted) for one that cannot be written at all.
     pub fn open(path: impl AsRef<Path>, options: FileOptions) -> Result<FileStore> {
         let directory = Arc::new(Directory::open(path.as_ref(), &options)?);
         let epoch = Arc::new(Epoch::open(&directory, &options)?);
@@ -111,14 +111,8 @@ impl RecordStore for FileStore {
         if let Some(session) = self.opened_before(options.id).filter(|session| !session.is_over()) {
             return Ok(session);
         }
-        if !self.directory.is_in_place() || !self.epoch.is_in_place() {
-            return Err(Error::new(
-                ErrorKind::Damaged,
-                "the directory was removed or replaced while this process used it: restart every process that uses it, so \
-                 that all of them see the new one",
-            )
-            .at(&*self.directory.endpoint)
-            .during(Operation::Open));
+        if !self.registry.is_in_place() {
+            return Err(replaced(&self.directory).during(Operation::Open));
         }
         // Both best effort: another session will do it.
         let _ = self.epoch.note_time(&self.directory);

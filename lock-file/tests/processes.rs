@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Client, LONG, Place, Process, granted, listen, mutex, queued, say, within};
-use lock_core::{Backend, Claimed, Clock, ErrorKind, Event, SystemClock, Term, Ticket};
+use lock_core::{Backend, Claim, Claimed, Clock, ErrorKind, Event, Mode, Permit, SystemClock, Term, Ticket};
 use lock_file::{FileOptions, FileStore};
 use rustix::process::Signal;
 
@@ -48,6 +48,14 @@ async fn child() {
             let client = Client::open(&backend, LONG).await;
             let claim = mutex("k", 1).term(Term::Fixed(Duration::from_secs(60)));
             say(granted(client.session.claim(&claim).await.unwrap()));
+        }
+        ("share", words) => {
+            let client = Client::open(&backend, LONG).await;
+            let (mode, permit) = parse_permit(words);
+            let claim = Claim::new(mutex("k", 1).key, Ticket(1), mode, permit);
+            say(matches!(client.session.claim(&claim).await.unwrap(), Claimed::Granted { .. }));
+            listen();
+            client.release("k", 1).await;
         }
         ("churn", path) => churn(&backend, Path::new(path)).await,
         ("count", path) => count(&backend, Path::new(path)).await,
@@ -128,6 +136,54 @@ async fn waiters_of_other_processes_are_served_in_order_by_push() {
         assert!(waiter.wait());
     }
     assert!(first.take("k", 3).await.get() > last);
+}
+
+fn parse_permit(words: &str) -> (Mode, Permit) {
+    match words {
+        "reader" => (Mode::Shared, Permit::READER),
+        "writer" => (Mode::Exclusive, Permit::WRITER),
+        weight => (Mode::Shared, Permit::new(weight.parse().unwrap(), 3).unwrap()),
+    }
+}
+
+/// What a process is told that asks for the key and does not wait. It keeps what it got.
+fn share(place: &Place, words: &str) -> (bool, Process) {
+    let mut process = Process::start(place, &format!("share {words}"));
+    (process.hear() == "true", process)
+}
+
+#[tokio::test]
+async fn readers_of_other_processes_share_and_a_writer_excludes() {
+    let place = Place::new();
+    let (first, second) = (share(&place, "reader"), share(&place, "reader"));
+    assert!(first.0 && second.0);
+    assert!(!share(&place, "writer").0);
+    // One reads no more, and the other is killed.
+    let mut first = first.1;
+    first.tell("go");
+    assert!(first.wait());
+    assert!(!share(&place, "writer").0, "one is left");
+    second.1.signal(Signal::KILL);
+    second.1.wait();
+    let (granted, writer) = share(&place, "writer");
+    assert!(granted);
+    assert!(!share(&place, "reader").0 && !share(&place, "writer").0);
+    writer.signal(Signal::KILL);
+    writer.wait();
+    assert!(share(&place, "reader").0);
+}
+
+#[tokio::test]
+async fn a_semaphore_counts_over_processes() {
+    let place = Place::new();
+    let (one, two) = (share(&place, "1"), share(&place, "2"));
+    assert!(one.0 && two.0);
+    assert!(!share(&place, "1").0, "3 of 3 are taken");
+    one.1.signal(Signal::KILL);
+    one.1.wait();
+    assert!(!share(&place, "2").0, "1 of 3 is free");
+    let (granted, _third) = share(&place, "1");
+    assert!(granted);
 }
 
 #[tokio::test]

@@ -7,11 +7,12 @@ mod common;
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use common::{Client, LONG, Place, descriptors, mutex, queued};
+use common::{Client, LONG, Place, mutex, queued};
 use lock_core::records::{RecordStore, Version, Written};
-use lock_core::{Claimed, Clock, ErrorKind, LockKey, Prefix, Query, Released, VirtualClock};
+use lock_core::{Clock, ErrorKind, LockKey, Prefix, Query, Released, SystemClock, VirtualClock};
 use lock_file::{FileOptions, FileStore};
 
 fn store(place: &Place) -> FileStore {
@@ -146,6 +147,69 @@ async fn a_damaged_record_is_an_error_and_stays_as_it_is() {
     }
     std::fs::write(&file, &good).unwrap();
     client.take("k", 3).await;
+}
+
+#[tokio::test]
+async fn a_file_that_a_power_loss_left_without_its_content_is_made_anew_above_the_clock() {
+    let place = Place::new();
+    let before = Client::open(&place.backend(), LONG).await.take("k", 1).await;
+    let file = place.key_files().remove(0);
+    let good = std::fs::read(&file).unwrap();
+    // The machine started again, an hour later.
+    let clock = VirtualClock::new();
+    let wall = SystemClock::new().wall_micros() - clock.wall_micros() + 3_600_000_000;
+    clock.step_wall(wall.try_into().unwrap());
+    let options =
+        || FileOptions::new().clock(Arc::new(clock.clone())).boot_id("next").idle_after(Duration::ZERO);
+    let unfilled = [
+        ("empty", Vec::new()),
+        ("zeros", vec![0; good.len()]),
+        ("header alone", good[..64].to_vec()),
+        ("header and zeros", [&good[..64], &vec![0; good.len() - 64]].concat()),
+    ];
+    for (what, bytes) in unfilled {
+        std::fs::write(&file, &bytes).unwrap();
+        let backend = place.backend_with(options());
+        assert!(backend.list(&Query::new(None, "", 10)).await.unwrap().keys.is_empty(), "{what}");
+        let client = Client::open(&backend, LONG).await;
+        assert!(client.take("k", 1).await > before, "{what}");
+        client.session.close().await.unwrap();
+        // Nobody uses it again: then it is swept.
+        std::fs::write(&file, &bytes).unwrap();
+        let client = Client::open(&place.backend_with(options()), LONG).await;
+        for _ in 0..256 {
+            client.session.renew(&[]).await.unwrap();
+        }
+        assert!(!file.exists(), "{what}");
+    }
+    // What holds something that is no longer read is never made anew.
+    std::fs::write(&file, &good[..good.len() - 1]).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().write_at(&[1; 16], 64).unwrap();
+    let client = Client::open(&place.backend_with(options()), LONG).await;
+    let error = client.session.claim(&mutex("k", 1)).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Damaged);
+}
+
+#[tokio::test]
+async fn a_file_is_enlarged_off_the_runtimes_thread_and_to_the_end() {
+    let place = Place::new();
+    let store = store(&place);
+    put(&store, &key("k"), b"small").await;
+    let version = store.read(&key("k")).await.unwrap().version;
+    {
+        let (k, record) = (key("k"), [7; 5000]);
+        let mut writing = store.write(&k, version, &record);
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(writing.as_mut().poll(&mut context).is_pending(), "it waited for the disk on this thread");
+    }
+    // Its future was dropped. The version guards it as it does every write.
+    common::within("the enlargement", async {
+        while store.read(&key("k")).await.unwrap().bytes != [7; 5000] {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(matches!(store.write(&key("k"), version, b"late").await.unwrap(), Written::Conflict(_)));
 }
 
 #[tokio::test]
@@ -296,50 +360,4 @@ async fn time_does_not_go_back_over_a_restart() {
     clock.step_wall(3_600_000_000);
     let later = FileStore::open(place.path(), options("c")).unwrap().input().await.unwrap().now;
     assert_eq!(later, clock.wall_micros());
-}
-
-#[tokio::test]
-async fn a_writer_that_is_stuck_is_an_error_that_says_so() {
-    let place = Place::new();
-    let store = store(&place);
-    put(&store, &key("k"), b"one").await;
-    let file = std::fs::File::open(&place.key_files()[0]).unwrap();
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
-    let read = store.read(&key("k")).await.unwrap();
-    assert_eq!(read.bytes, b"one", "reading needs no lock");
-    let error = store.write(&key("k"), read.version, b"two").await.unwrap_err();
-    assert_eq!(*error.kind(), ErrorKind::Unavailable);
-    assert!(error.to_string().contains("critical section") && error.is_retryable(), "{error}");
-    // A torn slot needs the lock as well: only so it is known that nobody is at it.
-    let path = &place.key_files()[0];
-    let len = std::fs::metadata(path).unwrap().len();
-    std::fs::OpenOptions::new().write(true).open(path).unwrap().write_at(&[1; 16], len - 512).unwrap();
-    assert!(store.read(&key("k")).await.is_err());
-    drop(file);
-    assert_eq!(store.read(&key("k")).await.unwrap().bytes, b"one");
-}
-
-#[tokio::test]
-async fn ten_thousand_cycles_leave_nothing_behind() {
-    let place = Place::new();
-    let backend = place.backend();
-    let client = Client::open(&backend, LONG).await;
-    for ticket in 1..=200 {
-        client.take(&format!("warm {ticket}"), ticket).await;
-        client.release(&format!("warm {ticket}"), ticket).await;
-    }
-    let baseline = descriptors();
-    for ticket in 1..=10_000 {
-        let name = format!("k{}", ticket % 500);
-        client.take(&name, ticket).await;
-        if ticket % 10 == 0 {
-            let other = Client::open(&backend, LONG).await;
-            queued(other.claim(&name, 1, true).await);
-            other.session.close().await.unwrap();
-        }
-        client.release(&name, ticket).await;
-    }
-    common::until("descriptors back to the baseline", || descriptors() <= baseline).await;
-    assert_eq!(place.session_files().len(), 2, "the session's record and its pipe");
-    assert!(matches!(client.claim("k1", 20_000, false).await, Claimed::Granted { .. }));
 }

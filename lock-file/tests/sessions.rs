@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -198,33 +197,6 @@ async fn waiting_behind_a_fixed_hold_of_the_dead_does_not_spin() {
     assert!(recheck > Duration::from_secs(35), "{recheck:?}");
     lock_core::SystemClock::new().sleep(Duration::from_millis(50)).await;
     assert!(b.events.try_recv().is_err(), "nothing has changed");
-}
-
-#[tokio::test]
-async fn an_unknown_message_and_a_full_pipe_are_gaps() {
-    let place = Place::new();
-    let backend = place.backend();
-    let mut a = Client::open(&backend, LONG).await;
-    let path = place.path().join("sessions").join(format!("{}.pipe", a.session.id()));
-    let mut pipe = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-    pipe.write_all(&[9; 32]).unwrap();
-    assert!(matches!(a.next_event().await, Event::Gap));
-    // The current thread's runtime does not read while we write: the pipe fills up.
-    let b = Client::open(&backend, LONG).await;
-    a.take("k", 1).await;
-    for _ in 0..3000 {
-        // Each try tells the holder that it is wanted.
-        queued(b.claim("k", 1, true).await);
-    }
-    let mut wanted = 0;
-    loop {
-        match a.next_event().await {
-            Event::Wanted(_) => wanted += 1,
-            Event::Gap => break,
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(wanted < 3000, "the rest was dropped");
 }
 
 #[tokio::test]

@@ -42,14 +42,26 @@ impl Cache {
         let uses = files.uses;
         let replaced = files.files.insert(path.as_str().to_owned(), (file, uses));
         if files.files.len() > CAPACITY {
-            let oldest = files.files.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone());
-            surplus = oldest.and_then(|path| files.files.remove(&path));
+            surplus = files.remove_oldest();
         }
         drop(files);
         drop((replaced, surplus));
     }
 
+    /// Closes the file that was not used for longest, where descriptors are short; `false` when there is none.
+    pub(super) fn give_up_one(&self) -> bool {
+        let oldest = self.files().remove_oldest();
+        oldest.is_some()
+    }
+
     fn files(&self) -> MutexGuard<'_, Files> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Files {
+    fn remove_oldest(&mut self) -> Option<(KeyFile, u64)> {
+        let path = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone())?;
+        self.files.remove(&path)
     }
 }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::{Keys, path};
 use crate::directory::open_dir;
-use crate::slot_file::TEMPORARY;
+use crate::temporary::TEMPORARY;
 
 impl Keys {
     /// Keys in the order of their shards, and of their names within one.
@@ -48,7 +48,8 @@ impl Keys {
     }
 }
 
-/// Also below the directories of long keys. What has gone in the meantime is passed over.
+/// Also below the directories of long keys. What has gone in the meantime is passed over: before it was opened, or while it
+/// is read, which then ends as if it were empty.
 fn collect(dir: impl AsFd, above: &mut Vec<String>, names: &mut Vec<String>) -> rustix::io::Result<()> {
     for entry in Dir::read_from(&dir)? {
         let entry = entry?;

@@ -5,20 +5,22 @@ mod list;
 mod path;
 mod sweep;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use lock_core::records::{Version, Versioned, Written};
 use lock_core::{Clock, Error, ErrorKind, LockKey, Result};
 use rustix::io::Errno;
+use tokio::runtime::Handle;
 
 use self::cache::{Cache, KeyFile};
 pub(crate) use self::path::KeyPath;
-pub(crate) use self::sweep::{Sweeper, age};
+pub(crate) use self::sweep::Sweeper;
 use crate::directory::{Directory, open_dir};
 use crate::epoch::Epoch;
 use crate::failure::{stuck, wrong};
 use crate::flock::{Patience, try_lock};
-use crate::slot_file::{Opened, SlotFile, open_at, publish};
+use crate::slot_file::{Durability, Opened, SlotFile, open_at, publish};
 use crate::slots::{Header, Kind, Slot};
 
 /// Marks the version of an absent record; the rest of it is the floor. So a record that was made, used and removed
@@ -40,8 +42,22 @@ pub(crate) struct Keys {
 /// What one try came to.
 enum Try<T> {
     Done(T),
-    /// Somebody else is in the critical section.
-    Busy,
+    /// Somebody else is in this critical section.
+    Busy(Section),
+}
+
+/// What somebody else may have locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Section {
+    File,
+    Shard,
+}
+
+/// Whether a record that has outgrown its file may be given a larger one, which waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Growth {
+    Later,
+    Now,
 }
 
 /// What one try to replace a record came to.
@@ -49,6 +65,8 @@ enum Replaced {
     Answer(Written),
     /// Into a larger file.
     Grown(SlotFile),
+    /// It needs a larger file.
+    TooLarge,
     /// The open file is no longer the key's.
     Stale,
     Busy,
@@ -89,24 +107,58 @@ impl Keys {
     }
 
     /// Replaces a key's record if its version is the expected one.
-    pub(crate) async fn write(&self, key: &LockKey, expected: Version, record: &[u8]) -> Result<Written> {
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        key: &LockKey,
+        expected: Version,
+        record: &[u8],
+    ) -> Result<Written> {
         let path = KeyPath::of(key);
         if expected.0 & ABSENT != 0 {
-            self.settled(&path, |keys| keys.create(&path, expected, record)).await
-        } else {
-            self.settled(&path, |keys| keys.replace(&path, expected, record)).await
+            return self.settled(&path, |keys| keys.create(&path, expected, record)).await;
         }
+        let replaced =
+            self.settled(&path, |keys| keys.replace(&path, expected, record, Growth::Later)).await?;
+        match replaced {
+            Some(written) => Ok(written),
+            // Boxed: it is rare, and would make every write's future larger.
+            None => Box::pin(self.enlarge(path, expected, record.to_vec())).await,
+        }
+    }
+
+    /// Replaces a record that has outgrown its file, on a thread that may wait for the disk. Whoever drops this future
+    /// loses the answer only, as with a store on another machine: the version still guards the write.
+    async fn enlarge(self: &Arc<Self>, path: KeyPath, expected: Version, record: Vec<u8>) -> Result<Written> {
+        let keys = self.clone();
+        let grown = async move {
+            let grown =
+                keys.settled(&path, |keys| keys.replace(&path, expected, &record, Growth::Now)).await?;
+            grown.ok_or_else(|| Error::unavailable(format!("{} could not be enlarged", keys.place(&path))))
+        };
+        // Without a runtime there is nobody to be kept waiting.
+        let Ok(runtime) = Handle::try_current() else { return grown.await };
+        let on_its_own = runtime.clone();
+        runtime.spawn_blocking(move || on_its_own.block_on(grown)).await.unwrap_or_else(|error| {
+            Err(Error::unavailable("the runtime ended while a key's file was enlarged").caused_by(error))
+        })
     }
 
     /// Tries until nobody else is in the critical section. Nothing is kept open in the meantime.
     async fn settled<T>(&self, path: &KeyPath, mut once: impl FnMut(&Keys) -> Result<Try<T>>) -> Result<T> {
         let mut patience = Patience::new(&*self.clock);
         loop {
-            if let Try::Done(done) = once(self)? {
-                return Ok(done);
-            }
+            let section = match once(self)? {
+                Try::Done(done) => return Ok(done),
+                Try::Busy(section) => section,
+            };
             if !patience.pause().await {
-                return Err(stuck(&self.directory.endpoint, &self.place(path)));
+                let place = match section {
+                    Section::File => self.place(path),
+                    Section::Shard => {
+                        self.directory.path.join("keys").join(path.shard()).display().to_string()
+                    }
+                };
+                return Err(stuck(&self.directory.endpoint, &place));
             }
         }
     }
@@ -116,10 +168,10 @@ impl Keys {
         let read = {
             let Some(_lock) = try_lock(&file.file).map_err(|errno| self.failed("locking", path, errno))?
             else {
-                return Ok(Try::Busy);
+                return Ok(Try::Busy(Section::File));
             };
             if !self.is_linked(&file, path)? {
-                return Ok(Try::Busy);
+                return Ok(Try::Busy(Section::File));
             }
             let slots =
                 file.file.read(&mut file.buffer).map_err(|errno| self.failed("reading", path, errno))?;
@@ -130,17 +182,25 @@ impl Keys {
         Ok(Try::Done(read))
     }
 
-    fn replace(&self, path: &KeyPath, expected: Version, record: &[u8]) -> Result<Try<Written>> {
+    /// `None` when the record has outgrown its file and that is for later.
+    fn replace(
+        &self,
+        path: &KeyPath,
+        expected: Version,
+        record: &[u8],
+        growth: Growth,
+    ) -> Result<Try<Option<Written>>> {
         let Some(mut file) = self.open(path)? else {
-            return Ok(Try::Done(Written::Conflict(self.absent()?)));
+            return Ok(Try::Done(Some(Written::Conflict(self.absent()?))));
         };
-        let replaced = match self.replace_in(&mut file, path, expected, record)? {
-            Replaced::Stale => return Ok(Try::Busy),
-            Replaced::Busy => Try::Busy,
-            Replaced::Answer(written) => Try::Done(written),
+        let replaced = match self.replace_in(&mut file, path, expected, record, growth)? {
+            Replaced::Stale => return Ok(Try::Busy(Section::File)),
+            Replaced::Busy => Try::Busy(Section::File),
+            Replaced::Answer(written) => Try::Done(Some(written)),
+            Replaced::TooLarge => Try::Done(None),
             Replaced::Grown(grown) => {
                 file.file = grown;
-                Try::Done(Written::Done)
+                Try::Done(Some(Written::Done))
             }
         };
         self.cache.put(path, file);
@@ -153,6 +213,7 @@ impl Keys {
         path: &KeyPath,
         expected: Version,
         record: &[u8],
+        growth: Growth,
     ) -> Result<Replaced> {
         let KeyFile { file, buffer } = file;
         let Some(_lock) = try_lock(file).map_err(|errno| self.failed("locking", path, errno))? else {
@@ -168,10 +229,14 @@ impl Keys {
             return Ok(Replaced::Answer(Written::Conflict(versioned(file.header(), &newest))));
         }
         if record.len() > file.header().room() {
+            if growth == Growth::Later {
+                return Ok(Replaced::TooLarge);
+            }
             // Renamed over the old file while that one is locked: whoever waits for it sees that it was replaced.
             let header = Header::new(Kind::Key, path.encoded(), record.len());
             let whole = header.file(newest.generation + 1, record);
-            return publish(&self.directory.keys, path.as_str(), self.directory.access, header, &whole)
+            return self
+                .publish(path, header, &whole, Durability::Forced)
                 .map(Replaced::Grown)
                 .map_err(|errno| self.failed("enlarging", path, errno));
         }
@@ -185,12 +250,12 @@ impl Keys {
         let Some(_lock) =
             try_lock(&shard).map_err(|errno| self.failed("locking the shard of", path, errno))?
         else {
-            return Ok(Try::Busy);
+            return Ok(Try::Busy(Section::Shard));
         };
         if self.open(path)?.map(|file| self.cache.put(path, file)).is_some() {
             return Ok(match self.read_locked(path)? {
                 Try::Done(found) => Try::Done(Written::Conflict(found)),
-                Try::Busy => Try::Busy,
+                Try::Busy(section) => Try::Busy(section),
             });
         }
         let absent = self.absent()?;
@@ -203,23 +268,35 @@ impl Keys {
         }
         let header = Header::new(Kind::Key, path.encoded(), record.len());
         let whole = header.file(1, record);
-        let file = publish(&self.directory.keys, path.as_str(), self.directory.access, header, &whole)
+        // Not forced: a power loss can leave its name without its content, which is then known to be older than the boot.
+        let file = self
+            .publish(path, header, &whole, Durability::Lazy)
             .map_err(|errno| self.failed("making", path, errno))?;
         self.cache.put(path, KeyFile { file, buffer: Vec::new() });
         Ok(Try::Done(Written::Done))
     }
 
-    fn open_shard(&self, path: &KeyPath) -> Result<std::os::fd::OwnedFd> {
-        let shard = path.shard();
-        let opened = match open_dir(&self.directory.keys, shard) {
-            Err(Errno::NOENT) => self
-                .directory
-                .access
-                .make_dir(&self.directory.keys, shard)
-                .and_then(|()| open_dir(&self.directory.keys, shard)),
+    fn publish(
+        &self,
+        path: &KeyPath,
+        header: Header,
+        whole: &[u8],
+        durability: Durability,
+    ) -> rustix::io::Result<SlotFile> {
+        publish(&self.directory.keys, path.as_str(), self.directory.access, header, whole, durability)
+    }
+
+    fn open_shard(&self, path: &KeyPath) -> Result<OwnedFd> {
+        let (access, keys) = (self.directory.access, &self.directory.keys);
+        let opened = match open_dir(keys, path.shard()) {
+            Err(Errno::NOENT) => {
+                access.make_dir(keys, path.shard()).and_then(|()| open_dir(keys, path.shard()))
+            }
             other => other,
         };
-        opened.map_err(|errno| self.failed("opening the shard of", path, errno))
+        opened
+            .and_then(|shard| access.mend_dir(&shard).map(|()| shard))
+            .map_err(|errno| self.failed("opening the shard of", path, errno))
     }
 
     /// A key's file out of the cache, or opened; `None` when there is none.
@@ -227,7 +304,12 @@ impl Keys {
         if let Some(file) = self.cache.take(path) {
             return Ok(Some(file));
         }
-        match open_at(&self.directory.keys, path.as_str(), Kind::Key) {
+        let mut opened = open_at(&self.directory.keys, path.as_str(), Kind::Key);
+        // What is kept open is a reserve: a process without descriptors must still be able to verify all of its holds.
+        while matches!(opened, Err(Errno::MFILE | Errno::NFILE)) && self.cache.give_up_one() {
+            opened = open_at(&self.directory.keys, path.as_str(), Kind::Key);
+        }
+        match opened {
             Ok(Opened::Found(file)) if file.header().name == path.encoded() => {
                 Ok(Some(KeyFile { file, buffer: Vec::new() }))
             }
@@ -241,7 +323,9 @@ impl Keys {
                 ),
             )),
             Ok(Opened::Absent) => Ok(None),
-            Ok(Opened::Damaged) => Err(self.damaged(path)),
+            // Made just before a power loss, and lost by it: the key begins anew, above the clock.
+            Ok(Opened::Unfilled { changed }) if self.epoch.is_before_boot(changed) => Ok(None),
+            Ok(Opened::Unfilled { .. } | Opened::Damaged) => Err(self.damaged(path)),
             Err(errno) => Err(self.failed("opening", path, errno)),
         }
     }
@@ -262,7 +346,7 @@ impl Keys {
             ErrorKind::Damaged,
             format!(
                 "{} is not what this version writes. It is left as it is, for its fencing token must not be forgotten. \
-                 After a power loss this can be the last file that was made before it. If another version of this library \
+                 If another version of this library \
                  wrote it, use that one; otherwise make sure that nobody holds the lock, and that the protected resource \
                  accepts a new token, then remove it",
                 self.place(path)

@@ -1,24 +1,23 @@
 //! Removes the files of keys that are idle, and whose tokens are behind the store's clock.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lock_core::Result;
 use lock_core::table::{Command, KeyRecord};
-use rustix::fs::{AtFlags, Dir, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, unlinkat};
 use rustix::io::Errno;
 
 use super::{KeyPath, Keys, path};
 use crate::directory::open_dir;
 use crate::flock::try_lock;
 use crate::session::Sessions;
-use crate::slot_file::TEMPORARY;
+use crate::temporary::{age, remove_abandoned};
 
 /// How many files one call looks at.
 const BOUND: usize = 64;
-/// A file that was never put in place belongs to nobody after this long.
-const ABANDONED: Duration = Duration::from_secs(300);
 
 /// Goes round the shards, a piece at each call.
 #[derive(Debug)]
@@ -61,13 +60,13 @@ impl Sweeper {
                 let _ = keys.remove_if_disposable(&path, sessions, &mut raised);
             }
         }
-        keys.remove_abandoned(&dir);
+        keys.clean(&dir);
         Ok(())
     }
 
     fn is_idle(&self, keys: &Keys, path: &KeyPath) -> Result<bool> {
-        match statat(&keys.directory.keys, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(keys.age(&stat) >= self.idle_after),
+        match age(&keys.directory.keys, path.as_str(), &*keys.clock) {
+            Ok(age) => Ok(age >= self.idle_after),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(keys.failed("looking at", path, errno)),
         }
@@ -82,7 +81,8 @@ impl Keys {
         sessions: &Sessions,
         raised: &mut Option<u64>,
     ) -> Result<()> {
-        let Some(mut file) = self.open(path)? else { return Ok(()) };
+        // It may have a name and no content since a power loss.
+        let Some(mut file) = self.open(path)? else { return self.remove(path, 0, raised) };
         let Some(_lock) = try_lock(&file.file).map_err(|errno| self.failed("locking", path, errno))? else {
             return Ok(());
         };
@@ -106,15 +106,20 @@ impl Keys {
         if !record.is_disposable(input) {
             return Ok(());
         }
+        self.remove(path, record.fence(), raised)
+    }
+
+    /// Only under the shard's lock, and after nothing is held by it.
+    fn remove(&self, path: &KeyPath, fence: u64, raised: &mut Option<u64>) -> Result<()> {
         // First the floor, then the file: whoever finds no file begins above every token that it gave.
         let floor = match raised {
-            Some(floor) if *floor >= record.fence() => *floor,
-            _ => match self.epoch.raise(&self.directory, record.fence().max(input.now))? {
+            Some(floor) if *floor >= fence => *floor,
+            _ => match self.epoch.raise(&self.directory, fence.max(self.epoch.now()))? {
                 Some(floor) => *raised.insert(floor),
                 None => return Ok(()),
             },
         };
-        debug_assert!(floor >= record.fence());
+        debug_assert!(floor >= fence);
         unlinkat(&self.directory.keys, path.as_str(), AtFlags::empty())
             .map_err(|errno| self.failed("removing", path, errno))?;
         let directories: Vec<_> = path.directories().collect();
@@ -125,27 +130,25 @@ impl Keys {
         Ok(())
     }
 
-    /// What a process left behind that was killed before it put a file in place.
-    fn remove_abandoned(&self, dir: &std::os::fd::OwnedFd) {
+    /// Removes what was never put in place, and the directories of long keys in which there is nothing.
+    fn clean(&self, shard: &OwnedFd) {
+        remove_abandoned(shard, &*self.clock);
+        // Under the lock: whoever makes a key makes its directories first.
+        let Ok(Some(_lock)) = try_lock(shard) else { return };
+        self.clean_directories(shard);
+    }
+
+    fn clean_directories(&self, dir: &OwnedFd) {
         let Ok(entries) = Dir::read_from(dir) else { return };
         for entry in entries.flatten() {
-            let is_temporary = entry.file_name().to_bytes().first() == Some(&(TEMPORARY as u8));
-            if is_temporary
-                && statat(dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
-                    .is_ok_and(|stat| self.age(&stat) >= ABANDONED)
-            {
-                let _ = unlinkat(dir, entry.file_name(), AtFlags::empty());
+            if !entry.file_name().to_str().is_ok_and(path::is_directory) {
+                continue;
             }
+            let Ok(inner) = open_dir(dir, entry.file_name()) else { continue };
+            remove_abandoned(&inner, &*self.clock);
+            self.clean_directories(&inner);
+            // Fails as soon as there is something in it.
+            let _ = unlinkat(dir, entry.file_name(), AtFlags::REMOVEDIR);
         }
     }
-
-    fn age(&self, stat: &rustix::fs::Stat) -> Duration {
-        age(&*self.clock, stat)
-    }
-}
-
-/// By the wall clock, as file systems count: for cleaning only.
-pub(crate) fn age(clock: &dyn lock_core::Clock, stat: &rustix::fs::Stat) -> Duration {
-    let modified = u64::try_from(stat.st_mtime).unwrap_or(0).saturating_mul(1_000_000);
-    Duration::from_micros(clock.wall_micros().saturating_sub(modified))
 }

@@ -7,7 +7,7 @@ use lock_core::{ClaimRef, Event, FencingToken, LockKey, Proof, Reason, SessionId
 /// The size of a message without its key.
 const HEAD: usize = 32;
 
-/// The longest message: a key of 512 bytes under a prefix of 64, each byte spelled with three.
+/// The longest message, less than half a page: a key of 512 bytes under a prefix of 64, each byte spelled with three.
 pub(super) const LONGEST: usize = HEAD + 3 * (512 + 64) + 1;
 
 const GRANTED: u8 = 1;

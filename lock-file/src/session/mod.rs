@@ -6,6 +6,7 @@ mod registry;
 mod watch;
 
 use std::os::fd::OwnedFd;
+use std::panic::catch_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ use async_trait::async_trait;
 use lock_core::records::RecordSession;
 use lock_core::table::{SessionCommand, SessionRecord};
 use lock_core::{Error, ErrorKind, EventSink, Operation, Reason, Result, SessionId, SessionOptions, Ticket};
-use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::Handle;
@@ -21,8 +21,9 @@ use tokio::task::AbortHandle;
 
 pub(crate) use self::registry::Sessions;
 use self::watch::Watches;
+use crate::directory::Directory;
 use crate::keys::{Keys, Sweeper};
-use crate::slot_file::{SlotFile, publish};
+use crate::slot_file::{Durability, SlotFile, publish};
 use crate::slots::{Header, Kind, Slot};
 
 /// An open session.
@@ -38,7 +39,7 @@ pub(crate) struct FileSession {
     sink: EventSink,
     runtime: Handle,
     reader: AbortHandle,
-    watches: Watches,
+    watches: Arc<Watches>,
 }
 
 #[derive(Debug)]
@@ -62,13 +63,7 @@ impl FileSession {
     ) -> Result<FileSession> {
         let directory = registry.directory();
         let failed = |what: &str, errno| directory.failed(what, errno).during(Operation::Open);
-        let runtime = Handle::try_current().map_err(|error| {
-            Error::new(
-                ErrorKind::Misconfigured,
-                "a session is opened inside a Tokio runtime with I/O enabled",
-            )
-            .caused_by(error)
-        })?;
+        let runtime = Handle::try_current().map_err(|error| no_runtime(directory).caused_by(error))?;
         let pipe = match pipe::make(directory, options.id) {
             Ok(pipe) => pipe,
             // An id is never used twice: this one's session was opened before, and has been dropped since.
@@ -77,31 +72,29 @@ impl FileSession {
             }
             Err(errno) => return Err(failed("making a session's pipe", errno)),
         };
-        let opened = (|| {
-            let capacity =
-                rustix::pipe::fcntl_getpipe_size(&pipe).map_err(|errno| failed("measuring a pipe", errno))?;
-            let reader = pipe.try_clone().and_then(Receiver::from_owned_fd).map_err(|error| {
+        let unless_opened = pipe::RemovedOnDrop::new(directory, options.id);
+        let capacity =
+            rustix::pipe::fcntl_getpipe_size(&pipe).map_err(|errno| failed("measuring a pipe", errno))?;
+        // Tokio panics in a runtime without I/O, and can be asked in no other way.
+        let reader = catch_unwind(|| pipe.try_clone().and_then(Receiver::from_owned_fd))
+            .map_err(|_| no_runtime(directory))?
+            .map_err(|error| {
                 failed("listening to a pipe", Errno::from_io_error(&error).unwrap_or(Errno::IO))
             })?;
-            let ttl = u64::try_from(options.ttl.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
-            let record = SessionRecord::open(options.id, registry.epoch().now(), ttl, options.info.clone());
-            let bytes = record.encode();
-            let name = options.id.to_string();
-            let header = Header::new(Kind::Session, &name, bytes.len());
-            let whole = header.file(1, &bytes);
-            // Published when its pipe is open: so a session that can be met has a living process.
-            let file = publish(&directory.sessions, &name, directory.access, header, &whole)
-                .map_err(|errno| failed("making a session's record", errno))?;
-            Ok((capacity, reader, record, file))
-        })();
-        let (capacity, reader, record, file) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                let _ = unlinkat(&directory.sessions, &*pipe::name(options.id), AtFlags::empty());
-                return Err(error);
-            }
-        };
-        let reader = runtime.spawn(pipe::listen(options.id, reader, capacity, sink.clone())).abort_handle();
+        let ttl = u64::try_from(options.ttl.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        let record = SessionRecord::open(options.id, registry.epoch().now(), ttl, options.info.clone());
+        let bytes = record.encode();
+        let name = options.id.to_string();
+        let header = Header::new(Kind::Session, &name, bytes.len());
+        let whole = header.file(1, &bytes);
+        // It dies with the machine, so its file may. Published when its pipe is open: so a session that can be met has a
+        // living process.
+        let file = publish(&directory.sessions, &name, directory.access, header, &whole, Durability::Lazy)
+            .map_err(|errno| failed("making a session's record", errno))?;
+        unless_opened.keep();
+        let watches = Arc::new(Watches::default());
+        let listening = pipe::listen(options.id, reader, capacity, sink.clone(), watches.clone());
+        let reader = runtime.spawn(listening).abort_handle();
         Ok(FileSession {
             id: options.id,
             ttl: options.ttl,
@@ -113,7 +106,7 @@ impl FileSession {
             sink,
             runtime,
             reader,
-            watches: Watches::default(),
+            watches,
         })
     }
 
@@ -138,8 +131,7 @@ impl FileSession {
     /// the old one; or else the renewal does not count, and the session ends itself.
     fn renew_now(&self) -> Result<bool> {
         let mut state = self.state();
-        let in_place = self.registry.directory().is_in_place() && self.registry.epoch().is_in_place();
-        if !in_place || !self.is_within(&state) {
+        if !self.registry.is_in_place() || !self.is_within(&state) {
             return self.end(&mut state).map(|()| false);
         }
         let mut record = state.record.clone();
@@ -159,14 +151,15 @@ impl FileSession {
         Ok(true)
     }
 
-    /// The record goes, and with it the right to be renewed; then the pipe is closed, which those notice who watch.
+    /// The record goes, and with it the right to be renewed; then the pipe is closed, which those notice who watch. A
+    /// record that cannot be removed is over by its closed pipe.
     fn end(&self, state: &mut State) -> Result<()> {
         state.record.apply(0, SessionCommand::End);
-        self.registry.end(self.id)?;
+        let removed = self.registry.end(self.id);
         state.pipe = None;
         self.reader.abort();
         self.watches.clear();
-        Ok(())
+        removed
     }
 
     fn failed(&self, what: &str, errno: Errno) -> Error {
@@ -176,6 +169,11 @@ impl FileSession {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn no_runtime(directory: &Directory) -> Error {
+    let message = "a session is opened inside a Tokio runtime with I/O enabled (`enable_all`)";
+    Error::new(ErrorKind::Misconfigured, message).at(&*directory.endpoint).during(Operation::Open)
 }
 
 #[async_trait]
@@ -204,7 +202,9 @@ impl RecordSession for FileSession {
 
     async fn close(&self) -> Result<()> {
         self.end(&mut self.state())?;
-        let _ = self.sweeper.sweep(&self.keys, &self.registry);
+        if self.registry.is_in_place() {
+            let _ = self.sweeper.sweep(&self.keys, &self.registry);
+        }
         Ok(())
     }
 

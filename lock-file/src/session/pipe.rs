@@ -1,6 +1,7 @@
 //! A session's named pipe: open in its process for as long as it lives, and written to by whoever has news for it.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use lock_core::{Event, EventSink, SessionId};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, mknodat, openat, unlinkat};
@@ -8,6 +9,7 @@ use rustix::io::Errno;
 use tokio::net::unix::pipe::Receiver;
 
 use super::message;
+use super::watch::Watches;
 use crate::directory::Directory;
 
 /// How a session's pipe looks from outside.
@@ -37,6 +39,27 @@ pub(super) fn make(directory: &Directory, session: SessionId) -> rustix::io::Res
     opened
 }
 
+/// Removes a session's pipe again unless the session comes to be, also in a panic.
+pub(super) struct RemovedOnDrop<'a>(Option<(&'a Directory, SessionId)>);
+
+impl<'a> RemovedOnDrop<'a> {
+    pub(super) fn new(directory: &'a Directory, session: SessionId) -> RemovedOnDrop<'a> {
+        RemovedOnDrop(Some((directory, session)))
+    }
+
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for RemovedOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some((directory, session)) = self.0 {
+            let _ = unlinkat(&directory.sessions, &*name(session), AtFlags::empty());
+        }
+    }
+}
+
 /// Opens a session's pipe for writing. A writer keeps nobody alive: only readers count.
 pub(super) fn open(directory: &Directory, session: SessionId) -> rustix::io::Result<Pipe> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -49,7 +72,13 @@ pub(super) fn open(directory: &Directory, session: SessionId) -> rustix::io::Res
 }
 
 /// Turns messages into events until it is aborted.
-pub(super) async fn listen(session: SessionId, pipe: Receiver, capacity: usize, sink: EventSink) {
+pub(super) async fn listen(
+    session: SessionId,
+    pipe: Receiver,
+    capacity: usize,
+    sink: EventSink,
+    watches: Arc<Watches>,
+) {
     let mut buffer = vec![0; capacity];
     loop {
         if pipe.readable().await.is_err() {
@@ -69,13 +98,46 @@ pub(super) async fn listen(session: SessionId, pipe: Receiver, capacity: usize, 
         let mut complete = true;
         for message in message::decode_all(session, &buffer[..read]) {
             match message {
-                Some(event) => sink.send(event),
+                Some(event) => {
+                    // Whoever waits no longer has nobody to watch: the descriptor would be kept for as long as the hold.
+                    if let Event::Granted { ticket, .. } | Event::Revoked(ticket, _) = event {
+                        watches.unwatch(ticket);
+                    }
+                    sink.send(event);
+                }
                 None => complete = false,
             }
         }
-        // A full pipe may have turned others away.
-        if !complete || read + message::LONGEST > capacity {
+        if !complete || may_have_been_full(read, capacity) {
             sink.send(Event::Gap);
+        }
+    }
+}
+
+/// Whether a pipe in which there was so much may have turned a message away.
+///
+/// The kernel puts a message into the last page only if it fits whole, and into a new one otherwise. The longest takes
+/// less than half a page, so that every page of a full pipe is at least half full.
+fn may_have_been_full(read: usize, capacity: usize) -> bool {
+    // The smallest pages have 4096 bytes.
+    const { assert!(message::LONGEST < 4096 / 2) };
+    read >= capacity / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
+
+    #[test]
+    fn a_full_pipe_is_known_by_what_was_in_it_whatever_the_length_of_the_messages() {
+        for length in 1..=message::LONGEST {
+            let (reader, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
+            let capacity = fcntl_getpipe_size(&reader).unwrap();
+            let message = vec![1; length];
+            while rustix::io::write(&writer, &message).is_ok() {}
+            let read = rustix::io::read(&reader, &mut vec![0; capacity]).unwrap();
+            assert!(may_have_been_full(read, capacity), "{read} of {capacity} by messages of {length}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lock_core::records::Sight;
 use lock_core::table::{Notice, SessionRecord};
 use lock_core::{Clock, ErrorKind, LockKey, Result, SessionId};
-use rustix::fs::{AtFlags, Dir, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, unlinkat};
 use rustix::io::Errno;
 
 use super::message;
@@ -14,16 +14,14 @@ use super::pipe::{self, Pipe};
 use crate::directory::Directory;
 use crate::epoch::Epoch;
 use crate::failure::wrong;
-use crate::keys::age;
-use crate::slot_file::{Opened, TEMPORARY, open_at};
+use crate::slot_file::{Opened, open_at};
 use crate::slots::Kind;
+use crate::temporary::{ABANDONED, age, remove_abandoned};
 
 /// For how long after its TTL a session is not ended yet: clocks are read in microseconds, rounded down.
 const GRACE: u64 = 1_000;
 /// How many entries one sweep looks at.
 const BOUND: usize = 64;
-/// A pipe without a record belongs to nobody after this long.
-const ABANDONED: Duration = Duration::from_secs(300);
 
 /// The sessions of a store, of this process and of others.
 #[derive(Debug)]
@@ -46,22 +44,25 @@ impl Sessions {
         &self.epoch
     }
 
+    /// Whether the directory and its clock are still those that everybody finds.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.directory.is_in_place() && self.epoch.is_in_place(&self.directory)
+    }
+
     /// How a session looks. Changes nothing.
     pub(crate) fn sight(&self, session: SessionId) -> Result<Sight> {
         // The clock first, then the record. Whoever judges a session expired has therefore read its record at an
         // instant at or after the deadline in it; a renewal counts only if it was written before that deadline
         // (`FileSession::renew`), and so would have been read. The other way round, a renewal could slip in between.
         let now = self.epoch.now();
-        let deserted = match pipe::open(&self.directory, session) {
-            Ok(Pipe::Deserted) => true,
+        let pipe = pipe::open(&self.directory, session)
+            .map_err(|errno| self.directory.failed("opening a session's pipe", errno))?;
+        let record = match (self.record(session)?, pipe) {
+            (Found::Nothing, _) | (_, Pipe::Deserted) => return Ok(Sight::over()),
             // Without a pipe (somebody removed it) the lease alone decides.
-            Ok(Pipe::Open(_) | Pipe::Absent) => false,
-            Err(errno) => return Err(self.directory.failed("opening a session's pipe", errno)),
-        };
-        let record = match self.record(session)? {
-            Found::Record(record) if !deserted => record,
-            Found::Damaged if !deserted => return Err(self.damaged(session)),
-            _ => return Ok(Sight::over()),
+            (Found::Record(record), Pipe::Open(_) | Pipe::Absent) => record,
+            (Found::Damaged, Pipe::Open(_)) => return Err(self.damaged(session)),
+            (Found::Damaged, Pipe::Absent) => return Err(self.damaged_without_pipe(session)),
         };
         if record.is_ended() || now >= record.expires_at().saturating_add(GRACE) {
             return Ok(Sight::over());
@@ -100,6 +101,9 @@ impl Sessions {
 
     /// Removes some of what sessions left behind that nobody met again. Whatever fails is left to the next sweep.
     pub(crate) fn sweep(&self) -> Result<()> {
+        for dir in [&self.directory.root, &self.directory.keys, &self.directory.sessions] {
+            remove_abandoned(dir, &*self.clock);
+        }
         let entries = Dir::read_from(&self.directory.sessions)
             .map_err(|errno| self.directory.failed("listing the sessions", errno))?;
         let mut names: Vec<_> = entries
@@ -120,9 +124,6 @@ impl Sessions {
                 // One that cannot be read must not keep the others from being swept.
                 Ok(id) if is_pipe => drop(self.sweep_pipe(id)),
                 Ok(id) => drop(self.end_if_over(id)),
-                Err(_) if name.starts_with(TEMPORARY) && self.is_abandoned(name) => {
-                    let _ = unlinkat(&self.directory.sessions, &**name, AtFlags::empty());
-                }
                 Err(_) => {}
             }
         }
@@ -142,8 +143,7 @@ impl Sessions {
     }
 
     fn is_abandoned(&self, name: &str) -> bool {
-        statat(&self.directory.sessions, name, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| age(&*self.clock, &stat) >= ABANDONED)
+        age(&self.directory.sessions, name, &*self.clock).is_ok_and(|age| age >= ABANDONED)
     }
 
     fn record(&self, session: SessionId) -> Result<Found> {
@@ -151,7 +151,7 @@ impl Sessions {
         let name = session.to_string();
         let file = match open_at(&self.directory.sessions, &name, Kind::Session).map_err(failed)? {
             Opened::Found(file) if file.header().name == name => file,
-            Opened::Found(_) | Opened::Damaged => return Ok(Found::Damaged),
+            Opened::Found(_) | Opened::Unfilled { .. } | Opened::Damaged => return Ok(Found::Damaged),
             Opened::Absent => return Ok(Found::Nothing),
         };
         let mut buffer = Vec::new();
@@ -177,6 +177,19 @@ impl Sessions {
                 "sessions/{session} is not what this version writes, and its process lives (look for it with `fuser -v \
                  {}`). If another version of this library wrote it, use that one everywhere; otherwise end that process",
                 self.directory.path.join("sessions").join(pipe::name(session)).display()
+            ),
+        )
+    }
+
+    fn damaged_without_pipe(&self, session: SessionId) -> lock_core::Error {
+        wrong(
+            &self.directory.endpoint,
+            ErrorKind::Damaged,
+            format!(
+                "sessions/{session} is not what this version writes, and its pipe is gone, so that nobody can say whether \
+                 its process lives. If another version of this library wrote it, use that one everywhere; otherwise make \
+                 sure that nothing is held by it, and remove {}",
+                self.directory.path.join("sessions").join(session.to_string()).display()
             ),
         )
     }

@@ -3,17 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails has to stop")]
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
-    Backend, Certainty, Claim, Claimed, Clock, Domain, Event, EventSink, FencingToken, HolderInfo, LockKey,
-    Mode, Permit, Released, Session, SessionId, SessionOptions, SystemClock, Ticket,
+    Backend, Certainty, Claim, Claimed, Clock, Domain, Error, Event, EventSink, FencingToken, HolderInfo,
+    LockKey, Mode, Permit, Released, Session, SessionId, SessionOptions, SystemClock, Ticket,
 };
-use lock_file::FileOptions;
-use rustix::process::{Pid, Signal, kill_process};
+use lock_file::{FileOptions, FileStore};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// Far more than anything here takes.
@@ -234,4 +236,44 @@ pub(crate) fn listen() -> String {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     line.trim_end().to_owned()
+}
+
+pub(crate) fn refused(path: impl AsRef<Path>, options: FileOptions) -> Error {
+    FileStore::open(path, options).expect_err("it was opened")
+}
+
+pub(crate) fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+pub(crate) fn chmod(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
+pub(crate) fn is_root() -> bool {
+    let is_root = geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: this needs root");
+    }
+    is_root
+}
+
+/// This test binary once more, running the test `child` as another user or under another program.
+pub(crate) fn run_child_by(task: &str, dir: &Path, user: Option<u32>, wrapper: &[&str]) {
+    // Where everybody may read it.
+    let copy = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+    let program = copy.path().join("child");
+    // By another process: a descriptor of ours, open for writing, could leak into what other tests start meanwhile.
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status();
+    assert!(copied.unwrap().success());
+    let program = program.to_str().unwrap();
+    let words: Vec<_> = wrapper.iter().copied().chain([program, "--exact", "child"]).collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env("LOCK_FILE_CHILD", task).env("LOCK_FILE_DIR", dir);
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
