@@ -165,3 +165,21 @@ fn a_head_that_is_gone_does_not_hide_the_holders_end() {
         assert_eq!(lab.log(), ["first", "next"]);
     }
 }
+
+#[test]
+fn whoever_looks_sees_the_pod_that_it_runs_in() {
+    let lab = Lab::new();
+    lab.make_gate("gate");
+    let mut command = lab.run(&["k"], &["sh", "-c", "echo up >> log; cat gate.gate >/dev/null"]);
+    command.env("POD_NAME", "worker-7").env("POD_NAMESPACE", "batch").env("NODE_NAME", "node-3");
+    let run = Running::start(&mut command);
+    lab.wait_for("up");
+    let holder = lab.inspect("k").holders.remove(0);
+    let info = holder.info.unwrap();
+    assert_eq!(
+        (info.pod(), info.namespace(), info.node()),
+        (Some("worker-7"), Some("batch"), Some("node-3"))
+    );
+    lab.open_gate("gate");
+    assert_eq!(run.end().code(), 0);
+}
