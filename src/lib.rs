@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod registry;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use lock_core::{
     AcquireOptions, BackendInfo, Busy, Capabilities, Connector, Cursor, Detached, DistributedLock, Effect,

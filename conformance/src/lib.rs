@@ -53,11 +53,11 @@ mod scene;
 mod skew;
 mod suite;
 mod verdict;
-mod wire;
 
 pub use self::fixture::Fixture;
 pub use self::promises::{MATRIX, Promise, Promises, Row, rows};
 pub use self::skew::SkewedClock;
 pub use self::suite::{Suite, scenarios};
 pub use self::verdict::{Failure, Verdict};
-pub use self::wire::{Fault, Op, Wire};
+/// Any backend, behind calls, replies and events that can be made to go wrong.
+pub use lock_core::testing::{Fault, Wire};

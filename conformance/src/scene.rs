@@ -17,10 +17,13 @@ use crate::child::Child;
 use crate::fixture::Fixture;
 use crate::promises::Promise;
 use crate::verdict::{Failure, Verdict, expect};
-use crate::wire::Wire;
+use lock_core::testing::Wire;
 
 /// For what is to happen "at once": no lease and no poll is as short.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
+
+/// What a machine that is busy with other things may add to any instant.
+pub(crate) const NOISE: Duration = Duration::from_millis(250);
 
 /// A TTL that no scenario lives to see the end of.
 pub(crate) const LONG: Duration = Duration::from_secs(600);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 use crate::exit::{Failure, USAGE};
@@ -42,6 +42,8 @@ both fencepost and its guard; stopping the guard; the first instants after the w
 frozen past the deadline. There only the token helps.
 ";
 
+const USAGE_LINE: &str = "fencepost run [OPTIONS] KEY -- COMMAND [ARGUMENTS]…";
+
 const STORE: &str = "\
 The store of the locks, such as file:///var/lib/app/locks [default: $FENCEPOST_URL; without it a directory of this user \
 alone, under ~/.local/state: other users do not see its locks, nor you theirs]";
@@ -72,7 +74,7 @@ enum Verb {
 /// Acquires a lock, runs a command, and releases the lock once the command and its children have ended
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
-#[command(override_usage = "fencepost run [OPTIONS] KEY -- COMMAND [ARGUMENTS]…")]
+#[command(override_usage = USAGE_LINE)]
 pub(crate) struct Run {
     /// The lock's name: any text, the same for everybody who is to be kept apart
     #[arg(value_name = "KEY")]
@@ -87,11 +89,11 @@ pub(crate) struct Run {
     pub(crate) try_once: bool,
 
     /// Wait for at most this long, then exit with 75. Without it and --try: wait for as long as it takes
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = duration)]
     pub(crate) wait: Option<Duration>,
 
     /// For how long the store keeps the lock once it hears nothing more from here [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = duration)]
     pub(crate) ttl: Option<Duration>,
 
     /// Hold the lock together with others that say --shared
@@ -107,20 +109,24 @@ pub(crate) struct Run {
     pub(crate) of: Option<u32>,
 
     /// End the command when it has run for this long, and exit with 124
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 
     /// Keep the lock from others until this long after it was acquired, also when the command ends sooner
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = duration)]
     pub(crate) at_least: Option<Duration>,
 
     /// How long the command may take to end after SIGTERM, before SIGKILL
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = duration, default_value = "5s")]
     pub(crate) grace: Duration,
 
     /// Exit with this status instead of 75
     #[arg(short = 'E', long = "busy-status", value_name = "CODE")]
     pub(crate) busy_code: Option<u8>,
+
+    /// Say nothing when it is busy or the wait is over: the exit status does
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 
     /// A few words for those who wait, or look at the lock
     #[arg(long, value_name = "TEXT")]
@@ -152,7 +158,7 @@ pub(crate) enum Asked {
 /// Reads the command line. Help is no error; a mistake is one of its own kind.
 pub(crate) fn parse() -> Result<Asked, ExitCode> {
     let CommandLine { on, command: Verb::Run(run) } =
-        CommandLine::try_parse().map_err(|error| match error.kind() {
+        CommandLine::try_parse().map_err(explained).map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 let _ = error.print();
                 ExitCode::SUCCESS
@@ -169,6 +175,19 @@ pub(crate) fn parse() -> Result<Asked, ExitCode> {
     Ok(Asked::Run(on, run))
 }
 
+/// A word where an option could be is the command, for whoever knows flock.
+fn explained(error: clap::Error) -> clap::Error {
+    match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) if !word.starts_with('-') => {
+            let text = format!(
+                "put -- before the command {word:?}\n\nUsage: {USAGE_LINE}\n\nFor more information, try '--help'.\n"
+            );
+            clap::Error::raw(ErrorKind::UnknownArgument, text)
+        }
+        _ => error,
+    }
+}
+
 /// Whether events were asked for, as far as one can tell from a command line that is wrong.
 fn is_json(words: impl Iterator<Item = OsString>) -> bool {
     words.take_while(|word| word != "--").any(|word| word == "--json")
@@ -179,9 +198,18 @@ fn duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     match seconds {
         Some(time) => Ok(time),
+        None if has_calendar_units(text) => {
+            Err("months and years are no times to wait here; m is minutes: 30s, 5m or 1h 30m".to_owned())
+        }
         None => humantime::parse_duration(text)
             .map_err(|_| "not a time such as 500ms, 30s, 5m or 1h 30m".to_owned()),
     }
+}
+
+/// `5M` would be five months: nobody means that.
+fn has_calendar_units(text: &str) -> bool {
+    text.split(|letter: char| !letter.is_alphabetic())
+        .any(|unit| matches!(unit, "M" | "month" | "months" | "y" | "yr" | "year" | "years"))
 }
 
 #[cfg(test)]
@@ -201,6 +229,9 @@ mod tests {
         assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
         assert!(duration("-1").is_err() && duration("soon").is_err() && duration("inf").is_err());
+        for months in ["5M", "1h 2M", "1month", "2 years", "1y"] {
+            assert!(duration(months).is_err_and(|why| why.contains("minutes")), "{months}");
+        }
     }
 
     #[test]

@@ -1,8 +1,14 @@
 //! What the exit status says, and how an error becomes one.
 
 use std::error::Error as _;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 use fencepost::{Busy, Error, ErrorKind, LockKey};
+
+use crate::guard::found;
 
 /// A usage error: `EX_USAGE` of sysexits.h, as are the others below 79.
 pub(crate) const USAGE: u8 = 64;
@@ -69,13 +75,28 @@ fn code(kind: &ErrorKind, in_directory: bool) -> u8 {
 }
 
 /// For a command that the system would not start.
-pub(crate) fn not_started(command: &str, errno: i32) -> Failure {
+pub(crate) fn not_started(command: &OsStr, errno: i32) -> Failure {
     let error = std::io::Error::from_raw_os_error(errno);
     match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Failure::new(NOT_FOUND, format!("{command:?} was not found; check its name and PATH"))
-        }
+        std::io::ErrorKind::NotFound => match found(command) {
+            Some(file) => Failure::new(
+                NOT_FOUND,
+                format!("{command:?} cannot be run: it is there, but {} is not", interpreter(&file)),
+            ),
+            None => Failure::new(NOT_FOUND, format!("{command:?} was not found; check its name and PATH")),
+        },
         _ => Failure::new(CANNOT_RUN, format!("{command:?} cannot be run: {error}")),
+    }
+}
+
+/// What the system runs in place of a file: of a script its first line says it.
+fn interpreter(file: &Path) -> String {
+    let mut start = [0; 256];
+    let length = File::open(file).and_then(|mut file| file.read(&mut start)).unwrap_or(0);
+    let line = start[..length].strip_prefix(b"#!").and_then(|line| line.split(|&byte| byte == b'\n').next());
+    match line {
+        Some(line) => format!("its interpreter {:?}", String::from_utf8_lossy(line).trim()),
+        None => "the interpreter of its format (the dynamic loader)".to_owned(),
     }
 }
 

@@ -31,8 +31,8 @@ pub(crate) struct Start {
     pub(crate) token: u64,
     pub(crate) mode: Manner,
     pub(crate) until: BootTime,
-    /// How long before the deadline the group is asked to end.
-    pub(crate) lead: Duration,
+    /// For how long a renewal moves the deadline.
+    pub(crate) ttl: Duration,
     /// How long it may take to end after it was asked.
     pub(crate) grace: Duration,
 }
@@ -65,7 +65,11 @@ pub(crate) enum Report {
     /// The leader was stopped by this signal.
     Stopped(i32),
     /// The leader ended; the rest of its group is being ended.
-    Exited(u8),
+    Exited {
+        status: u8,
+        /// A signal ended it: the status is 128 and its number.
+        by_signal: bool,
+    },
     /// Nothing is left of the group. The last message.
     Gone {
         /// It was ended because the lease was about to.
@@ -78,8 +82,8 @@ pub(crate) enum Report {
 impl Order {
     pub(crate) fn encode(self) -> [u8; SIZE] {
         bytes(match self {
-            Order::Start(Start { token, mode, until, lead, grace }) => {
-                [1, token, mode as u64, until.as_nanos(), nanos(lead), nanos(grace)]
+            Order::Start(Start { token, mode, until, ttl, grace }) => {
+                [1, token, mode as u64, until.as_nanos(), nanos(ttl), nanos(grace)]
             }
             Order::Until(until) => [2, until.as_nanos(), 0, 0, 0, 0],
             Order::Signal(number) => [3, u64::from(number.unsigned_abs()), 0, 0, 0, 0],
@@ -89,13 +93,13 @@ impl Order {
 
     pub(crate) fn decode(message: &[u8; SIZE]) -> Option<Order> {
         Some(match words(message) {
-            [1, token, mode, until, lead, grace] => Order::Start(Start {
+            [1, token, mode, until, ttl, grace] => Order::Start(Start {
                 token,
                 mode: [Manner::Exclusive, Manner::Shared, Manner::Permits]
                     .into_iter()
                     .find(|manner| *manner as u64 == mode)?,
                 until: BootTime::from_nanos(until),
-                lead: Duration::from_nanos(lead),
+                ttl: Duration::from_nanos(ttl),
                 grace: Duration::from_nanos(grace),
             }),
             [2, until, ..] => Order::Until(BootTime::from_nanos(until)),
@@ -113,7 +117,7 @@ impl Report {
             Report::Started(group) => [1, number(group), 0, 0, 0, 0],
             Report::NotStarted(errno) => [2, number(errno), 0, 0, 0, 0],
             Report::Stopped(signal) => [3, number(signal), 0, 0, 0, 0],
-            Report::Exited(status) => [4, u64::from(status), 0, 0, 0, 0],
+            Report::Exited { status, by_signal } => [4, u64::from(status), u64::from(by_signal), 0, 0, 0],
             Report::Gone { by_deadline, strays } => [5, u64::from(by_deadline), u64::from(strays), 0, 0, 0],
         })
     }
@@ -124,7 +128,7 @@ impl Report {
             1 => Report::Started(i32::try_from(value).ok()?),
             2 => Report::NotStarted(i32::try_from(value).ok()?),
             3 => Report::Stopped(i32::try_from(value).ok()?),
-            4 => Report::Exited(u8::try_from(value).ok()?),
+            4 => Report::Exited { status: u8::try_from(value).ok()?, by_signal: more != 0 },
             5 => Report::Gone { by_deadline: value != 0, strays: more != 0 },
             _ => return None,
         })
@@ -161,7 +165,7 @@ mod tests {
             token: u64::MAX >> 11,
             mode: Manner::Permits,
             until: BootTime::from_nanos(77),
-            lead: Duration::from_millis(1),
+            ttl: Duration::from_millis(1),
             grace: Duration::MAX,
         };
         let arrives = Start { grace: Duration::from_nanos(u64::MAX), ..start };
@@ -178,7 +182,8 @@ mod tests {
             Report::Started(4_194_303),
             Report::NotStarted(2),
             Report::Stopped(20),
-            Report::Exited(255),
+            Report::Exited { status: 255, by_signal: false },
+            Report::Exited { status: 130, by_signal: true },
             Report::Gone { by_deadline: true, strays: false },
             Report::Gone { by_deadline: false, strays: true },
         ] {

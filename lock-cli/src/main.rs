@@ -13,7 +13,9 @@ compile_error!(
 mod args;
 mod exit;
 mod findings;
+mod group;
 mod guard;
+mod interrupt;
 mod link;
 mod process;
 mod run;
@@ -30,8 +32,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
     // Before anything else: the guard has to be at work by the time the lock is granted.
-    if words.next().is_some_and(|name| name == guard::NAME) {
-        return guard::main(&words.collect::<Vec<_>>());
+    match words.next() {
+        Some(name) if name == guard::NAME => return guard::main(&words.collect::<Vec<_>>()),
+        Some(name) if name == interrupt::NAME => return interrupt::main(&words.collect::<Vec<_>>()),
+        _ => {}
     }
     match args::parse() {
         Ok(args::Asked::Run(on, asked)) => run::run(on.as_deref(), &asked),

@@ -54,6 +54,27 @@ impl Process {
     }
 }
 
+/// Whether nobody could continue this process's group once it was stopped: no member has a parent in another group of the
+/// session, which is what a shell with job control is. The system stops no such group by a terminal's signals. Process 1
+/// cannot be stopped at all.
+pub(crate) fn is_orphaned() -> bool {
+    let (Some(own), Ok(all)) = (Process::own(), Process::all()) else { return false };
+    let all: Vec<_> = all.collect();
+    let looks_after = |parent: &Process, of: &Process| {
+        parent.pid.as_raw_nonzero().get() == of.parent
+            && parent.session == own.session
+            && parent.group != own.group
+    };
+    let mut members = all.iter().filter(|it| it.group == own.group && it.lives());
+    own.pid.as_raw_nonzero().get() == 1 || !members.any(|it| all.iter().any(|other| looks_after(other, it)))
+}
+
+/// The children of this process, or of its only thread; none where the system does not tell.
+pub(crate) fn children() -> Vec<Pid> {
+    let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    children.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

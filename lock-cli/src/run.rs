@@ -10,8 +10,9 @@ use rustix::process::Signal;
 
 use crate::args::Run;
 use crate::exit::{BUSY, Failure, LOST, SYSTEM, TIMED_OUT, USAGE, not_started};
+use crate::interrupt::Interrupt;
 use crate::link::{Manner, Start};
-use crate::say::Voice;
+use crate::say::{self, Voice};
 use crate::signals::Signals;
 use crate::store::{Asked, Store};
 use crate::supervise::{Ended, Supervision};
@@ -31,16 +32,36 @@ pub(crate) fn run(on: Option<&str>, asked: &Run) -> ExitCode {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(|error| refused("start", &error))?.block_on(under_lock(on, asked, &key, voice))
     });
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            voice.fail(key.as_ref().ok(), &failure);
-            ExitCode::from(failure.code)
+    if let Err(failure) = &result {
+        if !asked.quiet || failure.busy.is_none() || voice.is_json() {
+            voice.fail(key.as_ref().ok(), failure);
         }
     }
+    say::finish();
+    let (code, interrupt) = match result {
+        Ok(Done::Exit(code)) => (code, None),
+        Ok(Done::Interrupted(interrupt)) => (interrupt.status(), Some(interrupt)),
+        Err(failure) => (failure.code, while_waiting(&failure)),
+    };
+    if let Some(interrupt) = interrupt {
+        interrupt.end();
+    }
+    ExitCode::from(code)
 }
 
-async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) -> Result<u8, Failure> {
+/// The terminal's interrupt that ended the waiting. All of its group have heard it.
+fn while_waiting(failure: &Failure) -> Option<Interrupt> {
+    let by_signal = failure.busy.is_none();
+    Interrupt::of(failure.code, false).filter(|_| by_signal && Terminal::open().is_ours())
+}
+
+/// How this process is to end when all went well with the lock.
+enum Done {
+    Exit(u8),
+    Interrupted(Interrupt),
+}
+
+async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) -> Result<Done, Failure> {
     let cannot = |error: std::io::Error| refused("start the guard process (by /proc/self/exe)", &error);
     let options = options(asked)?;
     let children = Signals::of_children().map_err(cannot)?;
@@ -67,15 +88,13 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
             return Err(failure);
         }
     };
-    acquired(&guard, voice);
     let ended = match until(&guard) {
         Some(told) => {
-            let lead = asked.grace.min(store.client.ttl() / 10);
             let start = Start {
                 token: guard.token().get(),
                 mode: manner(guard.mode()),
                 until: told,
-                lead,
+                ttl: store.client.ttl(),
                 grace: asked.grace,
             };
             if let Err(error) = ward.start(start, &store.alive()) {
@@ -83,6 +102,8 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
                 store.client.shutdown(FAREWELL).await;
                 return Err(refused("tell the guard process to start (was it killed?)", &error));
             }
+            // Not before: whoever is to read it may be slow, and the lease goes by.
+            acquired(&guard, voice);
             let supervision = Supervision {
                 ward: &ward,
                 guard: &guard,
@@ -92,10 +113,11 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
                 timeout: asked.timeout,
                 grace: asked.grace,
                 told,
+                is_suspending: false,
             };
             supervision.until_gone().await
         }
-        None => Ended::LeaseEnding,
+        None => Ended::NeverBegun,
     };
     let result = settle(ended, guard, asked, voice).await;
     store.client.shutdown(FAREWELL).await;
@@ -104,31 +126,42 @@ async fn under_lock(on: Option<&str>, asked: &Run, key: &LockKey, voice: Voice) 
 }
 
 /// Gives the lock back, and says what the exit status is.
-async fn settle(ended: Ended, guard: Guard, asked: &Run, voice: Voice) -> Result<u8, Failure> {
+async fn settle(ended: Ended, guard: Guard, asked: &Run, voice: Voice) -> Result<Done, Failure> {
     let key = guard.key().clone();
     let lost = |why: &dyn std::fmt::Display, what: &str| {
         Failure::new(LOST, format!("lost {key}: {why}; {what}. Look at what it did before you run it again"))
     };
+    let is_lost = match ended {
+        Ended::LeaseEnding | Ended::NeverBegun => {
+            voice.lost(&key, Reason::Expired);
+            true
+        }
+        Ended::Lost(_) => true,
+        _ => false,
+    };
     let released = guard.release().await;
     match &released {
-        Ok(End::Released) => voice.released(&key),
-        Ok(End::Lost(_)) => {}
+        Ok(End::Released) if !is_lost => voice.released(&key),
         Ok(_) => {}
         Err(error) => voice.warn(format!("the lock ends with its lease, for its release failed: {error}")),
     }
     match (ended, released) {
         (Ended::Lost(reason), _) => Err(lost(&reason, "the command was ended")),
         (Ended::LeaseEnding, _) => {
-            voice.lost(&key, Reason::Expired);
             Err(lost(&"no renewal was acknowledged before its lease came to an end", "the command was ended"))
         }
-        (Ended::ByItself(_), Ok(End::Lost(reason))) => {
+        (Ended::NeverBegun, _) => Err(Failure::new(
+            LOST,
+            format!("lost {key}: its lease came to an end before the command was started; nothing was run"),
+        )),
+        (Ended::ByItself(_) | Ended::Interrupted(_), Ok(End::Lost(reason))) => {
             voice.lost(&key, reason);
             Err(lost(&reason, "the command had just ended by itself"))
         }
-        (Ended::ByItself(code), _) => Ok(code),
+        (Ended::ByItself(code), _) => Ok(Done::Exit(code)),
+        (Ended::Interrupted(interrupt), _) => Ok(Done::Interrupted(interrupt)),
         (Ended::NotStarted(errno), _) => {
-            Err(not_started(&asked.command.first().cloned().unwrap_or_default().to_string_lossy(), errno))
+            Err(not_started(asked.command.first().map_or("".as_ref(), |command| command), errno))
         }
         (Ended::TimedOut, _) => Err(Failure::new(
             TIMED_OUT,

@@ -2,9 +2,13 @@
 
 use std::fmt::Display;
 use std::io::{Write, stderr};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fencepost::{HolderInfo, LockKey, Reason};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
@@ -88,9 +92,57 @@ impl Voice {
             let kind = if event == "warning" { "warning: " } else { "" };
             format!("fencepost: {kind}{text}\n")
         };
-        // In one write: other processes have the same standard error. When nobody reads it there is nobody to tell.
-        let _ = stderr().write_all(line.as_bytes());
+        write(line);
     }
+}
+
+/// Waits until everything was said.
+pub(crate) fn finish() {
+    if let Some(Some(backlog)) = BACKLOG.get() {
+        let _ = backlog.lines.send(None);
+        let writer = backlog.writer.lock().ok().and_then(|mut writer| writer.take());
+        let _ = writer.map(JoinHandle::join);
+    }
+}
+
+/// What whoever reads standard error has not taken yet. There is one thread to renew the lock; it must not wait for a
+/// reader, so another does once that is needed.
+static BACKLOG: OnceLock<Option<Backlog>> = OnceLock::new();
+
+struct Backlog {
+    /// None is the last.
+    lines: Sender<Option<String>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Backlog {
+    fn new() -> Option<Backlog> {
+        let (lines, to_write) = channel::<Option<String>>();
+        let write_all = move || {
+            while let Ok(Some(line)) = to_write.recv() {
+                write_now(&line);
+            }
+        };
+        let writer = std::thread::Builder::new().spawn(write_all).ok()?;
+        Some(Backlog { lines, writer: Mutex::new(Some(writer)) })
+    }
+}
+
+fn write(line: String) {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let is_ready = || poll(&mut [PollFd::new(&stderr(), PollFlags::OUT)], Some(&now)) != Ok(0);
+    if BACKLOG.get().is_none() && is_ready() {
+        return write_now(&line);
+    }
+    match BACKLOG.get_or_init(Backlog::new) {
+        Some(backlog) => drop(backlog.lines.send(Some(line))),
+        None => write_now(&line),
+    }
+}
+
+/// In one write: other processes have the same standard error. When nobody reads it there is nobody to tell.
+fn write_now(line: &str) {
+    let _ = stderr().write_all(line.as_bytes());
 }
 
 fn in_the_way(holder: Option<&HolderInfo>, remaining: Option<Duration>) -> Map<String, Value> {

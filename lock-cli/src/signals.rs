@@ -7,6 +7,7 @@ use std::task::Poll;
 use rustix::process::Signal as Named;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::process::is_orphaned;
 use crate::ward::reap_orphans;
 
 /// The ones that are passed on to the command.
@@ -79,6 +80,7 @@ impl Signals {
                 biased;
                 done = &mut work => return Ok(done),
                 came = self.next() => match came {
+                    Came::Signal(Named::TSTP) if is_orphaned() => {}
                     Came::Signal(Named::TSTP) => stop(),
                     Came::Signal(Named::CONT | Named::WINCH) => {}
                     Came::Signal(signal) => return Err(signal),
@@ -90,7 +92,7 @@ impl Signals {
 }
 
 /// Stops this process, as the signal would have done; returns once it is continued.
-pub(crate) fn stop() {
+fn stop() {
     let _ = rustix::process::kill_process(rustix::process::getpid(), Named::STOP);
 }
 

@@ -29,6 +29,11 @@ impl Store {
     /// Connects to the store of these options.
     pub(crate) async fn connect(asked: Asked<'_>, voice: Voice) -> Result<Store, Failure> {
         let url = asked.url(voice)?;
+        if url.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("memory")) {
+            let text = "a memory: store lives in one process, and no other would be kept out: say --on file:///PATH for \
+                        the processes of one machine; nothing was run";
+            return Err(Failure::new(CONFIG, text));
+        }
         let directories = Directories::default();
         // Only until it is connected: later warnings are for programs that hold many locks. There is but one thread.
         let _said = tracing::subscriber::set_default(Findings(voice));
@@ -89,12 +94,27 @@ impl Asked<'_> {
 
 /// Every user sees every process's command line.
 fn warn_of_password(url: &str, voice: Voice) {
-    if StoreUrl::parse(url).is_ok_and(|url| url.password().is_some()) {
+    if shows_password(url) {
         voice.warn(format!(
             "the password in --on can be read by every user of this machine (ps shows it): put the URL into {URL}, or \
              the password into a file and say ?password_file=PATH"
         ));
     }
+}
+
+/// Also in a URL that cannot be used, and wherever a store would refuse it: it is shown all the same.
+fn shows_password(url: &str) -> bool {
+    let in_query =
+        pairs(url).any(|(key, pair)| key.eq_ignore_ascii_case("password") && pair.len() > key.len() + 1);
+    let before_host = || {
+        let (user, _) = url.split_once("://")?.1.rsplit_once('@')?;
+        user.split_once(':').map(|(_, password)| !password.is_empty())
+    };
+    in_query
+        || match StoreUrl::parse(url) {
+            Ok(url) => url.password().is_some(),
+            Err(_) => before_host().unwrap_or(false),
+        }
 }
 
 /// The store of this user on this machine.
@@ -160,6 +180,20 @@ impl Connector for Directories {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_is_seen_wherever_it_stands() {
+        for url in
+            ["redis://u:secret@h", "redis://:secret@h", "redis://u:se/cr[et@h:x", "redis://h?password=secret"]
+        {
+            assert!(shows_password(url), "{url}");
+        }
+        for url in
+            ["redis://u@h", "redis://h?password_file=/run/secret", "file:///a:b@c", "redis://h?password="]
+        {
+            assert!(!shows_password(url), "{url}");
+        }
+    }
 
     #[test]
     fn a_query_key_is_added_or_replaced() {

@@ -15,13 +15,14 @@ pub(crate) struct Terminal {
     /// None where it has no number: in a container whose first process belongs to a group outside.
     own: Option<Pid>,
     lent_to: Option<Pid>,
+    was_lent: bool,
 }
 
 impl Terminal {
     pub(crate) fn open() -> Terminal {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let tty = rustix::fs::open("/dev/tty", flags, Mode::empty()).ok();
-        Terminal { tty, own: Pid::from_raw(nix::unistd::getpgrp().as_raw()), lent_to: None }
+        Terminal { tty, own: Pid::from_raw(nix::unistd::getpgrp().as_raw()), lent_to: None, was_lent: false }
     }
 
     /// Whether this process is in front: it may speak to the terminal and give the place away.
@@ -34,10 +35,24 @@ impl Terminal {
         self.tty.as_ref().is_some_and(|tty| tcgetpgrp(tty) == Ok(group))
     }
 
-    /// Whether the command will surely want to be in front. In a pipeline it may be another that reads the keyboard, such
-    /// as a pager; then the command gets the place once it asks for it.
+    /// Whether the command should be in front from the start. Not in a pipeline, where it may be another that reads the
+    /// keyboard, such as a pager; and not in a script, which has to hear Ctrl-C as well: there the command gets the place
+    /// once it asks for it. What a shell with job control starts alone leads its group.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.is_ours() && stdin().is_terminal() && stdout().is_terminal()
+        self.is_ours()
+            && self.own == Some(rustix::process::getpid())
+            && stdin().is_terminal()
+            && stdout().is_terminal()
+    }
+
+    /// Whether the command has it.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent_to.is_some_and(|group| self.is_of(group))
+    }
+
+    /// Whether the command has it, or had it when it was last taken back.
+    pub(crate) fn was_lent(&self) -> bool {
+        self.was_lent
     }
 
     /// Puts the command's group in front, if the place is ours to give; whether it is there now.
@@ -45,6 +60,7 @@ impl Terminal {
         let lent = self.is_ours() && self.put_in_front(group);
         if lent {
             self.lent_to = Some(group);
+            self.was_lent = true;
         }
         lent
     }

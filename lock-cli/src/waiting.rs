@@ -156,10 +156,20 @@ impl Line {
         // Some terminals do not say how wide they are.
         let width = if width < 2 { 80 } else { width };
         // A line that is broken cannot be rewritten.
-        let shown: String = text.chars().take(width - 1).collect();
-        let _ = write!(stderr(), "\r\x1b[K{shown}");
+        let _ = write!(stderr(), "\r\x1b[K{}", cut(text, width - 1));
         self.painted = true;
     }
+}
+
+/// As much as has place in so many columns, or less: what may be wide counts as wide, which needs no table.
+fn cut(text: &str, columns: usize) -> &str {
+    let mut used = 0;
+    let end = text.char_indices().find(|&(_, letter)| {
+        // The scripts of Europe and the Near East are narrow; behind them come the first wide ones.
+        used += if letter < '\u{1100}' { 1 } else { 2 };
+        used > columns
+    });
+    end.map_or(text, |(place, _)| &text[..place])
 }
 
 impl Drop for Line {
@@ -167,5 +177,19 @@ impl Drop for Line {
         if self.painted {
             let _ = write!(stderr(), "\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_by_its_columns() {
+        assert_eq!(cut("abcdef", 6), "abcdef");
+        assert_eq!(cut("abcdef", 5), "abcde");
+        assert_eq!(cut("漢字漢字", 5), "漢字");
+        assert_eq!(cut("äöü", 2), "äö");
+        assert_eq!(cut("🔒x", 1), "");
     }
 }

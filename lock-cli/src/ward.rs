@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, set_child_subreaper, wait,
@@ -15,7 +16,7 @@ use tokio::net::UnixStream;
 
 use crate::guard;
 use crate::link::{Order, Report, SIZE, Start};
-use crate::process::Process;
+use crate::process::children;
 
 /// A guard process: it waits for the order to start, then for the command to end.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(crate) struct Ward {
     /// Its number may belong to another by the time it is wanted: who reaps orphans reaps this one, too.
     handle: Option<OwnedFd>,
     link: UnixStream,
+    strangers: Vec<Pid>,
     started: bool,
 }
 
@@ -32,6 +34,7 @@ impl Ward {
     pub(crate) fn spawn(key: &str, command: &[OsString]) -> Result<Ward> {
         // For the day when the guard is killed: its children come here, and their end can be seen.
         set_child_subreaper(Some(rustix::process::getpid()))?;
+        let strangers = children();
         let (link, its_end) = std::os::unix::net::UnixStream::pair()?;
         let mut program = Command::new("/proc/self/exe");
         program.arg0(guard::NAME).args(command).env("FENCEPOST_KEY", key).stdin(OwnedFd::from(its_end));
@@ -39,7 +42,7 @@ impl Ward {
         let process = program.process_group(0).spawn()?;
         link.set_nonblocking(true)?;
         let handle = pidfd_open(Pid::from_child(&process), PidfdFlags::empty()).ok();
-        Ok(Ward { process, handle, link: UnixStream::from_std(link)?, started: false })
+        Ok(Ward { process, handle, link: UnixStream::from_std(link)?, strangers, started: false })
     }
 
     /// Has the command run.
@@ -82,26 +85,25 @@ impl Ward {
         }
     }
 
-    /// The leaders of what a guard started that was killed before it told of them: its children, or orphans that came
-    /// here, with this key in their environment.
-    pub(crate) fn untold(&self, key: &str) -> Vec<Pid> {
-        let guard = Pid::from_child(&self.process);
-        let parents = [guard, rustix::process::getpid()].map(|pid| pid.as_raw_nonzero().get());
-        let variable = format!("FENCEPOST_KEY={key}");
-        let is_one = |process: &Process| {
-            let environment = || std::fs::read(format!("/proc/{}/environ", process.pid.as_raw_nonzero()));
-            process.pid != guard
-                && parents.contains(&process.parent)
-                && environment()
-                    .is_ok_and(|it| it.split(|&byte| byte == 0).any(|it| it == variable.as_bytes()))
-        };
-        Process::all().into_iter().flatten().filter(is_one).map(|process| process.pid).collect()
+    /// Whether it has ended, and what it leaves behind has come here.
+    pub(crate) fn has_ended(&self) -> bool {
+        // Without a handle the end of its reports has to do.
+        let Some(handle) = &self.handle else { return true };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
-    /// Waits for its end, which is near.
+    /// Children of this process that were there before the guard: whoever became `fencepost` by exec may have some.
+    pub(crate) fn strangers(&self) -> Vec<Pid> {
+        self.strangers.clone()
+    }
+
+    /// Waits for its end, which is near if it was ever started.
     pub(crate) fn leave(mut self) {
-        // Process 1 may have reaped it already.
-        let _ = self.process.wait();
+        if self.started {
+            // Process 1 may have reaped it already.
+            let _ = self.process.wait();
+        }
     }
 }
 

@@ -34,6 +34,8 @@ mod token;
 pub mod records;
 pub mod table;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use self::backend::{
     Backend, BackendInfo, Capabilities, Certainty, Claim, ClaimRef, Claimed, Cursor, Domain, Event,

@@ -33,12 +33,14 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    const SHORTEST: Duration = Duration::from_millis(1);
+
     /// Never retries.
     pub fn none() -> RetryPolicy {
         RetryPolicy { give_up_after: Duration::ZERO, ..RetryPolicy::default() }
     }
 
-    /// The first pause; each further one is twice as long.
+    /// The first pause, at least a millisecond; each further one is twice as long.
     #[must_use]
     pub fn base(mut self, base: Duration) -> RetryPolicy {
         self.base = base;
@@ -62,8 +64,9 @@ impl RetryPolicy {
     /// The pauses, without end; jitter adds up to as much again.
     pub(crate) fn pauses(&self) -> impl Iterator<Item = Duration> + Send + use<> {
         ExponentialBuilder::default()
-            .with_min_delay(self.base)
-            .with_max_delay(self.max)
+            // Without a pause a store that fails at once would be asked without end, on a thread that others need.
+            .with_min_delay(self.base.max(Self::SHORTEST))
+            .with_max_delay(self.max.max(Self::SHORTEST))
             .without_max_times()
             .with_jitter()
             .build()
@@ -77,6 +80,12 @@ impl RetryPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_always_a_pause() {
+        let policy = RetryPolicy::default().base(Duration::ZERO).max(Duration::ZERO);
+        assert!(policy.pauses().take(100).all(|pause| pause >= RetryPolicy::SHORTEST));
+    }
 
     #[test]
     fn pauses_grow_up_to_a_bound_and_never_end() {

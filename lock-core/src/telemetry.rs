@@ -26,7 +26,7 @@ pub const HELD: &str = "fencepost_held_seconds";
 pub const OLDEST_HOLD: &str = "fencepost_oldest_hold_seconds";
 /// Counter: holds without `hold_at_most` that outlived ten TTLs: perhaps guards that were leaked.
 pub const PERHAPS_LEAKED: &str = "fencepost_perhaps_leaked_total";
-/// Counter: times that the store told a holder of somebody who waits.
+/// Counter: holds that somebody else wanted while they lasted.
 pub const WANTED: &str = "fencepost_wanted_total";
 /// Span, at debug level: one acquisition. Its fields are `key`, `mode`, `token` once it is granted, and `blocked_by`
 /// while another is in the way.
@@ -44,7 +44,7 @@ pub fn describe() {
     describe_histogram!(WAITED, Unit::Seconds, "From asking for a lock until it was granted");
     describe_histogram!(HELD, Unit::Seconds, "From the grant until the end");
     describe_gauge!(OLDEST_HOLD, Unit::Seconds, "Age of the oldest hold");
-    describe_counter!(WANTED, "Times that a holder was told of somebody who waits");
+    describe_counter!(WANTED, "Holds that somebody else wanted while they lasted");
     describe_counter!(PERHAPS_LEAKED, "Holds that outlived ten TTLs without hold_at_most");
 }
 

@@ -67,3 +67,31 @@ async fn work() {
     assert!(!aged.state().is_held());
     std::mem::forget(leaked);
 }
+
+/// Eight long holds that are meant to be long do not hide the ninth.
+#[test]
+fn every_hold_that_may_be_leaked_is_counted() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let clock = VirtualClock::new();
+            let store = MemoryBackend::with_clock(Arc::new(clock.clone()));
+            let client = LockClient::builder(store).clock(Arc::new(clock.clone())).build().unwrap();
+            for number in 0..20 {
+                std::mem::forget(client.mutex(format!("k{number}")).unwrap().acquire().await.unwrap());
+            }
+            for _ in 0..400 {
+                clock.advance(Duration::from_secs(1));
+                for _ in 0..8 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    });
+    let seen = snapshotter.snapshot().into_vec();
+    let leaks =
+        seen.iter().find(|(key, ..)| key.key().name() == telemetry::PERHAPS_LEAKED).map(|(.., value)| value);
+    assert_eq!(leaks, Some(&DebugValue::Counter(20)));
+}

@@ -207,6 +207,12 @@ pub(crate) fn open_dir(parent: impl AsFd, path: impl rustix::path::Arg) -> rusti
 }
 
 fn make_root(path: &Path, endpoint: &str, access: Access) -> Result<OwnedFd> {
+    let not_made = |errno| {
+        if errno == Errno::NOENT {
+            return cannot_be_there(endpoint).caused_by(std::io::Error::from(errno));
+        }
+        failed(endpoint, "making the directory", errno)
+    };
     if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
         if access.group.is_some() {
             return Err(wrong(
@@ -220,11 +226,13 @@ fn make_root(path: &Path, endpoint: &str, access: Access) -> Result<OwnedFd> {
             ));
         }
         // As for a user's own state: nobody else has a business there.
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(|error| {
-            failed(endpoint, "making the directory", Errno::from_io_error(&error).unwrap_or(Errno::IO))
-        })?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)
+            .map_err(|error| not_made(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
     }
-    access.make_dir(CWD, path).map_err(|errno| failed(endpoint, "making the directory", errno))?;
+    access.make_dir(CWD, path).map_err(not_made)?;
     open_dir(CWD, path).map_err(|errno| not_opened(path, endpoint, errno))
 }
 
@@ -273,6 +281,15 @@ fn open_half(
         ));
     }
     Ok(half)
+}
+
+/// What is missing above it was made, and yet it is not there: a file system without directories of users, such as /proc.
+fn cannot_be_there(endpoint: &str) -> Error {
+    wrong(
+        endpoint,
+        ErrorKind::Misconfigured,
+        "the directory cannot be made there: use one on a disk, or below /dev/shm or /run",
+    )
 }
 
 fn not_opened(path: &Path, endpoint: &str, errno: Errno) -> Error {

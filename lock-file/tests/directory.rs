@@ -34,6 +34,16 @@ async fn a_missing_directory_is_made_for_its_user_alone() {
     }
 }
 
+/// What is below /proc is nobody's to make. It does not pass, so that nobody should try again.
+#[test]
+fn a_directory_that_cannot_be_made_is_refused() {
+    for path in ["/proc/x", "/proc/nope/x"] {
+        let error = refused(path, FileOptions::new());
+        assert_eq!(*error.kind(), ErrorKind::Misconfigured);
+        assert!(error.to_string().contains("cannot be made there"), "{error}");
+    }
+}
+
 #[test]
 fn a_symbolic_link_is_refused() {
     let place = Place::new();

@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use lock_core::{AcquireOptions, End, LockClient, Reason};
+use lock_core::{AcquireOptions, End, LockClient, Operation, Reason};
 
 use crate::case::cases;
 use crate::scene::{LONG, SOON, Scene};
 use crate::suite::runtime;
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
-use crate::wire::{Fault, Op};
+use lock_core::testing::Fault;
 
 cases! { "cancellation":
     41 => dropped_at_every_await_point,
@@ -31,7 +31,7 @@ async fn dropped_at_every_await_point(scene: Scene) -> Verdict {
     for contended in [false, true] {
         for polls in 0.. {
             let (client, wire) = scene.wired_with(|builder| builder.ttl(LONG)).await?;
-            wire.always(Op::Claim, Fault::AnsweredAfter(Duration::from_millis(2)));
+            wire.always(Operation::Claim, Fault::AnsweredAfter(Duration::from_millis(2)));
             let mine = client.mutex(scene.key())?;
             let held = if contended { Some(yours.acquire().await?) } else { None };
             let mut released = held.is_none();
@@ -84,11 +84,11 @@ async fn a_grant_after_its_caller_has_gone_is_undone(scene: Scene) -> Verdict {
         Fault::AppliedAfter(Duration::from_millis(200)),
         Fault::ReplyLost,
     ] {
-        wire.fail(Op::Claim, [fault]);
+        wire.fail(Operation::Claim, [fault.clone()]);
         let lock = client.mutex(scene.key())?;
-        let before = wire.calls(Op::Claim);
+        let before = wire.calls(Operation::Claim);
         let acquiring = tokio::spawn(async move { lock.acquire().await });
-        scene.until(SOON, "a claim that is sent", async || Ok(wire.calls(Op::Claim) > before)).await?;
+        scene.until(SOON, "a claim that is sent", async || Ok(wire.calls(Operation::Claim) > before)).await?;
         scene.pause(Duration::from_millis(20)).await;
         acquiring.abort();
         // With whatever it has won by now.
@@ -174,7 +174,7 @@ async fn a_release_says_how_it_went(scene: Scene) -> Verdict {
         end,
     )?;
     let guard = lock.acquire().await?;
-    wire.fail(Op::Release, [Fault::Silence]);
+    wire.fail(Operation::Release, [Fault::Silence]);
     let began = scene.now();
     let released = guard.release().await;
     let took = scene.now().since(began);

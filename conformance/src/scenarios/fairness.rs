@@ -3,13 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lock_core::{Event, Lock, LockClient};
+use lock_core::{Event, Lock, LockClient, Operation};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::case::cases;
-use crate::scene::{LONG, SOON, Scene, mutex, without_panic};
+use crate::scene::{LONG, NOISE, SOON, Scene, mutex, without_panic};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
-use crate::wire::Op;
 
 cases! { "fairness":
     19 => first_come_first_served,
@@ -107,9 +106,9 @@ async fn a_dead_waiter_is_skipped(scene: Scene) -> Verdict {
         child.kill().await?;
     }
     let waiting = wait(&last, &scene)?;
-    scene.until(SOON, "a claim behind the dead", async || Ok(wire.calls(Op::Claim) > 0)).await?;
+    scene.until(SOON, "a claim behind the dead", async || Ok(wire.calls(Operation::Claim) > 0)).await?;
     held.release().await?;
-    let limit = scene.longest().await? + Duration::from_millis(250);
+    let limit = scene.longest().await? + NOISE;
     drop(scene.joined(limit, "the grant of whoever waited behind the dead", waiting).await?);
     Ok(())
 }
@@ -128,7 +127,7 @@ async fn one_release_wakes_one(scene: Scene) -> Verdict {
     }
     scene.queue(&scene.key(), 50).await?;
     let told = || wires.iter().map(|wire| wire.events().len()).sum::<usize>();
-    let asked = || wires.iter().map(|wire| wire.calls(Op::Claim)).sum::<usize>();
+    let asked = || wires.iter().map(|wire| wire.calls(Operation::Claim)).sum::<usize>();
     let (told_before, asked_before) = (told(), asked());
     held.release().await?;
     let granted = scene.within(SOON, "the grant of the first of fifty", waiting.join_next()).await?;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use lock_core::{AcquireOptions, ErrorKind, Fence, FencingToken, LockClient, Mode, Wait};
+use lock_core::{AcquireOptions, ErrorKind, Fence, FencingToken, LockClient, Mode, Operation, Wait};
 
 use crate::case::cases;
 use crate::scene::{SOON, Scene};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
-use crate::wire::{Fault, Op};
+use lock_core::testing::Fault;
 
 cases! { "fencing":
     34 => rises_from_holder_to_holder,
@@ -152,7 +152,10 @@ async fn the_largest_is_never_passed(scene: Scene) -> Verdict {
 /// The reply is lost; whoever looks sees the token that the retry will get.
 async fn the_token_comes_with_the_grant(scene: Scene) -> Verdict {
     let (client, wire) = scene.wired().await?;
-    wire.fail(Op::Claim, [Fault::ReplyLost, Fault::AppliedAfter(std::time::Duration::from_millis(300))]);
+    wire.fail(
+        Operation::Claim,
+        [Fault::ReplyLost, Fault::AppliedAfter(std::time::Duration::from_millis(300))],
+    );
     let lock = client.mutex(scene.key())?;
     let acquiring = tokio::spawn(async move { lock.acquire().await });
     let backend: Arc<dyn lock_core::Backend> = scene.backend().await?;
@@ -164,6 +167,6 @@ async fn the_token_comes_with_the_grant(scene: Scene) -> Verdict {
         .await?;
     let seen = scene.holder(&key).await?.token;
     let guard = scene.joined(SOON * 5, "the retry's answer", acquiring).await?;
-    expect(wire.calls(Op::Claim) >= 2, "a retry", "the claim was sent once")?;
+    expect(wire.calls(Operation::Claim) >= 2, "a retry", "the claim was sent once")?;
     expect_eq("the token that the retry got", guard.token(), seen)
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use lock_core::{Effect, End, ErrorKind, HoldState, LockClient, Reason};
+use lock_core::{Effect, End, ErrorKind, HoldState, LockClient, Operation, Reason};
 
 use crate::case::cases;
-use crate::scene::{SOON, Scene, without_panic};
+use crate::scene::{NOISE, SOON, Scene, without_panic};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
-use crate::wire::{Fault, Op};
+use lock_core::testing::Fault;
 
 cases! { "lease":
     24 => renewal_holds_for_many_ttls for 15,
@@ -21,9 +21,6 @@ cases! { "lease":
     32 => a_waiter_whose_lease_dies_gets_an_error,
     33 => the_ttl_in_force_is_told,
 }
-
-/// What a machine that is busy with other things may add to any instant.
-const NOISE: Duration = Duration::from_millis(250);
 
 async fn renewal_holds_for_many_ttls(scene: Scene) -> Verdict {
     let client = scene.client().await?;
@@ -45,7 +42,7 @@ async fn without_renewal_it_ends_in_time(scene: Scene) -> Verdict {
     let (client, wire) = scene.wired().await?;
     let opened = scene.now();
     // Nor may its engine end the session early, as it does when it can.
-    wire.cut_off(&[Op::Renew, Op::Release, Op::Close]);
+    wire.cut_off(&[Operation::Renew, Operation::Release, Operation::Close]);
     let guard = client.mutex(scene.key())?.acquire().await?;
     let ending = guard.ending();
     let (ttl, longest) = (scene.ttl(), scene.longest().await?);
@@ -69,10 +66,10 @@ async fn without_renewal_it_ends_in_time(scene: Scene) -> Verdict {
 async fn validity_counts_from_the_sending(scene: Scene) -> Verdict {
     let delay = scene.ttl() / 2;
     let wire = crate::Wire::new(std::sync::Arc::new(lock_core::SystemClock::new()));
-    wire.fail(Op::Open, [Fault::AnsweredAfter(delay)]);
+    wire.fail(Operation::Open, [Fault::AnsweredAfter(delay)]);
     // So long that none is acknowledged by the first look.
     let slow = scene.ttl() / 6;
-    wire.always(Op::Renew, Fault::AnsweredAfter(slow));
+    wire.always(Operation::Renew, Fault::AnsweredAfter(slow));
     let client = LockClient::builder(wire.to(scene.backend().await?)).ttl(scene.ttl()).build()?;
     client.open().await?;
     let sent_at_the_latest = scene.now() - delay;
@@ -104,8 +101,8 @@ async fn validity_counts_from_the_sending(scene: Scene) -> Verdict {
 
 async fn a_late_grant_is_none(scene: Scene) -> Verdict {
     let (client, wire) = scene.wired_with(|builder| builder.call_timeout(Duration::from_secs(20))).await?;
-    wire.always(Op::Renew, Fault::Silence);
-    wire.fail(Op::Claim, [Fault::AnsweredAfter(scene.ttl() * 2)]);
+    wire.always(Operation::Renew, Fault::Silence);
+    wire.fail(Operation::Claim, [Fault::AnsweredAfter(scene.ttl() * 2)]);
     let lock = client.mutex(scene.key())?;
     match scene.within(scene.ttl() * 3, "an answer", lock.acquire()).await? {
         Ok(guard) => {
@@ -146,10 +143,12 @@ async fn what_has_expired_cannot_be_renewed(scene: Scene) -> Verdict {
 async fn a_lost_reply_keeps_the_old_deadline(scene: Scene) -> Verdict {
     let (client, wire) = scene.wired().await?;
     let guard = client.mutex(scene.key())?.acquire().await?;
-    wire.always(Op::Renew, Fault::ReplyLost);
+    wire.always(Operation::Renew, Fault::ReplyLost);
     // One that was under way when the fault began may still be acknowledged.
     scene
-        .until(scene.ttl() * 2, "a renewal whose reply is lost", async || Ok(wire.calls(Op::Renew) >= 2))
+        .until(scene.ttl() * 2, "a renewal whose reply is lost", async || {
+            Ok(wire.calls(Operation::Renew) >= 2)
+        })
         .await?;
     let (HoldState::Held { until } | HoldState::AtRisk { until }) = guard.state() else {
         return Err(Failure::new("a hold", format_args!("{:?}", guard.state())));
@@ -168,7 +167,7 @@ async fn the_holder_knows_before_its_successor(scene: Scene) -> Verdict {
         let guard = client.mutex(scene.key())?.acquire().await?;
         let lock = successor.mutex(scene.key())?;
         let waiting = tokio::spawn(async move { lock.acquire().await });
-        wire.always(Op::Renew, Fault::Silence);
+        wire.always(Operation::Renew, Fault::Silence);
         let mut deadline = scene.now();
         while let HoldState::Held { until } | HoldState::AtRisk { until } = guard.state() {
             deadline = until;
@@ -202,7 +201,7 @@ async fn the_store_waits_for_the_deadline(scene: &Scene) -> Verdict {
         return Err(Failure::new("a hold", format_args!("{:?}", guard.state())));
     };
     scene.within(scene.ttl(), "a renewal", guard.extended(until)).await?;
-    wire.always(Op::Renew, Fault::Silence);
+    wire.always(Operation::Renew, Fault::Silence);
     let other = scene.session(crate::scene::LONG).await?;
     let mut ticket = 0;
     loop {

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use lock_core::{AcquireOptions, ErrorKind, Liveness, Wait};
+use lock_core::{AcquireOptions, ErrorKind, Liveness, Operation, Wait};
 use tokio::task::JoinSet;
 
 use crate::case::cases;
-use crate::scene::{LONG, SOON, Scene, without_panic};
+use crate::scene::{LONG, NOISE, SOON, Scene, without_panic};
 use crate::verdict::{Failure, Verdict, expect};
-use crate::wire::Op;
 
 cases! { "liveness":
     12 => a_released_key_is_free_at_once,
@@ -19,9 +18,6 @@ cases! { "liveness":
     #[alone] 17 => patience_is_kept,
     18 => zero_patience_is_one_attempt,
 }
-
-/// What a machine that is busy with other things may add to any instant.
-const NOISE: Duration = Duration::from_millis(250);
 
 async fn a_released_key_is_free_at_once(scene: Scene) -> Verdict {
     let (one, other) = (scene.client().await?, scene.client().await?);
@@ -168,7 +164,7 @@ async fn zero_patience_is_one_attempt(scene: Scene) -> Verdict {
         let took = scene.now().since(began);
         expect(error.is_some_and(|error| error.busy().is_some()), "busy", "granted, or another error")?;
         expect(took < SOON, "an answer at once", format_args!("it took {took:?}"))?;
-        crate::verdict::expect_eq("claims that were sent", wire.calls(Op::Claim), turn)?;
+        crate::verdict::expect_eq("claims that were sent", wire.calls(Operation::Claim), turn)?;
     }
     Ok(())
 }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use lock_core::{AcquireOptions, BootTime, ErrorKind, Guard, HoldState, Lock, LockClient, LockKey, Wait};
+use lock_core::{
+    AcquireOptions, BootTime, ErrorKind, Guard, HoldState, Lock, LockClient, LockKey, Operation, Wait,
+};
 use tokio::task::JoinSet;
 
 use crate::case::cases;
 use crate::history::{FencedRegister, Judgement, Recorder, sweep};
 use crate::scene::{LONG, SOON, Scene, without_panic};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
-use crate::wire::{Fault, Op, Wire};
+use lock_core::testing::{Fault, Wire};
 
 cases! { "load":
     11 => random_histories_pass_the_checkers,
@@ -20,12 +22,16 @@ cases! { "load":
     76 => a_soak_under_faults_passes_the_checkers for 30,
 }
 
+const PERMITS: u32 = 3;
+
 /// What everybody in a history shares.
 struct Stage {
     recorder: Recorder,
     /// Written under the mutex alone, and only while it is believed to be held.
     register: FencedRegister<BTreeSet<u64>>,
-    key: LockKey,
+    mutex: LockKey,
+    catalogue: LockKey,
+    permits: LockKey,
 }
 
 /// Four clients, three locks of three kinds, two thousand operations.
@@ -71,14 +77,16 @@ async fn a_soak_under_faults_passes_the_checkers(scene: Scene) -> Verdict {
     )?;
     let client = scene.client().await?;
     let limit = scene.longest().await? * 2;
-    for key in stage.keys() {
-        drop(scene.granted(limit, format!("{key} after the soak"), &client, key).await?);
+    for lock in stage.whole(&client)? {
+        let granted = scene.within(limit, format!("{} after the soak", lock.key()), lock.acquire()).await?;
+        granted?.release().await?;
     }
     judge(&stage, &acknowledged)
 }
 
 fn disturb(wire: &Wire, random: &mut Rng, ttl: Duration) {
-    let op = [Op::Claim, Op::Release, Op::Renew, Op::Close, Op::Open][random.usize(..5)];
+    let op = [Operation::Claim, Operation::Release, Operation::Renew, Operation::Close, Operation::Open]
+        [random.usize(..5)];
     let late = ttl / 100 * random.u32(1..60);
     let fault = match random.u32(..8) {
         0 => return wire.heal(),
@@ -128,12 +136,22 @@ fn judge(stage: &Stage, acknowledged: &[u64]) -> Verdict {
 
 impl Stage {
     fn new(scene: &Scene) -> Stage {
-        Stage { recorder: Recorder::new(), register: FencedRegister::new(BTreeSet::new()), key: scene.key() }
+        Stage {
+            recorder: Recorder::new(),
+            register: FencedRegister::new(BTreeSet::new()),
+            mutex: scene.named("mutex"),
+            catalogue: scene.named("catalogue"),
+            permits: scene.named("permits"),
+        }
     }
 
-    fn keys(&self) -> Vec<LockKey> {
-        let name = |suffix: &str| LockKey::new(format!("{}{suffix}", self.key.as_str()));
-        ["-mutex", "-rw", "-permits"].into_iter().filter_map(|suffix| name(suffix).ok()).collect()
+    /// Each of the locks, held so that nobody else has anything of it.
+    fn whole(&self, client: &LockClient) -> Verdict<[Lock; 3]> {
+        Ok([
+            client.mutex(self.mutex.clone())?,
+            client.rw_lock(self.catalogue.clone())?.write(),
+            client.semaphore(self.permits.clone(), PERMITS)?.permits(PERMITS)?,
+        ])
     }
 }
 
@@ -214,15 +232,16 @@ impl Actor {
         Some(update)
     }
 
+    /// A lock, how much of it of how much, and whether it is the mutex.
     fn choose(&mut self) -> Verdict<(Lock, u32, u32, bool)> {
-        let keys = self.stage.keys();
+        let (stage, client) = (&self.stage, &self.client);
         Ok(match self.random.u32(..6) {
-            0..3 => (self.client.mutex(keys[0].clone())?, 1, 1, true),
-            3 => (self.client.rw_lock(keys[1].clone())?.read(), 1, u32::MAX, false),
-            4 => (self.client.rw_lock(keys[1].clone())?.write(), u32::MAX, u32::MAX, false),
+            0..3 => (client.mutex(stage.mutex.clone())?, 1, 1, true),
+            3 => (client.rw_lock(stage.catalogue.clone())?.read(), 1, u32::MAX, false),
+            4 => (client.rw_lock(stage.catalogue.clone())?.write(), u32::MAX, u32::MAX, false),
             _ => {
-                let held = self.random.u32(1..=3);
-                (self.client.semaphore(keys[2].clone(), 3)?.permits(held)?, held, 3, false)
+                let held = self.random.u32(1..=PERMITS);
+                (client.semaphore(stage.permits.clone(), PERMITS)?.permits(held)?, held, PERMITS, false)
             }
         })
     }

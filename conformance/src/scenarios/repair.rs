@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use lock_core::{Certainty, Claimed, End, ErrorKind, Fence, HoldState, Mode, Reason};
+use lock_core::{Certainty, Claimed, End, ErrorKind, Fence, HoldState, Mode, Operation, Reason};
 
 use crate::case::cases;
-use crate::scene::{LONG, SOON, Scene, mutex};
+use crate::scene::{LONG, NOISE, SOON, Scene, mutex};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
-use crate::wire::{Fault, Op};
+use lock_core::testing::Fault;
 
 cases! { "repair":
     81 => a_forgotten_grant_is_told,
@@ -17,9 +17,6 @@ cases! { "repair":
     85 => a_clock_a_year_ahead_is_corrected,
     86 => readers_do_not_fence_each_other,
 }
-
-/// What a machine that is busy with other things may add to any instant.
-const NOISE: Duration = Duration::from_millis(250);
 
 /// The session goes on being renewed.
 async fn a_forgotten_grant_is_told(scene: Scene) -> Verdict {
@@ -91,7 +88,7 @@ async fn a_delayed_claim_is_never_granted(scene: Scene) -> Verdict {
     // As it happens: the caller has lost patience by the time its claim arrives.
     let delay = Duration::from_millis(400);
     let (client, wire) = scene.wired_with(|b| b.ttl(LONG).call_timeout(Duration::from_millis(100))).await?;
-    wire.fail(Op::Claim, [Fault::AppliedAfter(delay)]);
+    wire.fail(Operation::Claim, [Fault::AppliedAfter(delay)]);
     let answer = client.mutex(key.clone())?.try_acquire().await;
     expect(
         answer.as_ref().is_err_and(|error| *error.kind() == ErrorKind::TimedOut),
@@ -124,7 +121,7 @@ async fn an_ended_session_never_comes_back(scene: Scene) -> Verdict {
     let (client, wire) = scene.wired_with(|builder| builder.call_timeout(Duration::from_secs(20))).await?;
     let guard = client.mutex(scene.named("late"))?.acquire().await?;
     let session = guard.grant().session;
-    wire.always(Op::Renew, Fault::AnsweredAfter(scene.ttl() * 2));
+    wire.always(Operation::Renew, Fault::AnsweredAfter(scene.ttl() * 2));
     let end = scene.within(scene.ttl() + SOON, "the end at the local deadline", guard.ending()).await?;
     expect_eq("the end", end, End::Lost(Reason::Expired))?;
     wire.heal();

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lock_core::{Certainty, End, HolderInfo, Reason, Released};
+use lock_core::{Certainty, End, HolderInfo, Operation, Reason, Released};
 use tokio::task::JoinSet;
 
 use crate::case::cases;
 use crate::counter;
 use crate::scene::{LONG, SOON, Scene, without_panic};
 use crate::verdict::{Verdict, expect, expect_eq};
-use crate::wire::{Fault, Op};
+use lock_core::testing::Fault;
 
 cases! { "safety":
     1 => two_clients_one_holder,
@@ -134,7 +134,7 @@ async fn a_second_release_frees_nobody_else(scene: Scene) -> Verdict {
 async fn a_release_after_expiry_says_so(scene: Scene) -> Verdict {
     let (client, wire) = scene.wired().await?;
     let guard = client.mutex(scene.key())?.acquire().await?;
-    wire.always(Op::Renew, Fault::Silence);
+    wire.always(Operation::Renew, Fault::Silence);
     let successor = scene.client().await?;
     let held = scene.granted(scene.longest().await? + SOON, "a successor", &successor, scene.key()).await?;
     let end = guard.release().await?;

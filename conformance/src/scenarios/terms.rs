@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{AcquireOptions, End, FencingToken, HoldState, Reason};
+use lock_core::{AcquireOptions, End, FencingToken, HoldState, Operation, Reason};
 
 use crate::case::cases;
 use crate::scene::{LONG, SOON, Scene};
@@ -133,10 +133,10 @@ async fn busy_says_who_and_how_long(scene: Scene) -> Verdict {
         "the time that is left of the holder's lease",
         format_args!("{:?}", busy.remaining),
     )?;
-    wire.always(crate::Op::Claim, crate::Fault::Silence);
+    wire.always(Operation::Claim, crate::Fault::Silence);
     let away = client.mutex(scene.key())?.try_acquire().await;
     expect(away.is_err(), "an error where the store is not reached, never busy", format_args!("{away:?}"))?;
-    wire.always(crate::Op::Claim, crate::Fault::Refused);
+    wire.always(Operation::Claim, crate::Fault::Refused);
     let away = client.mutex(scene.key())?.try_acquire().await;
     expect(away.is_err(), "an error where the store refuses, never busy", format_args!("{away:?}"))
 }

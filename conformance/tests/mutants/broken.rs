@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     VerifiesNothing,
     /// Sessions live for half as long as the store says.
     OverstatesTheTtl,
+    /// Validity counts from a reply that took a sixth of the TTL: so much longer than the store keeps it.
+    CountsFromTheReply,
     /// Sessions live for ever.
     IgnoresExpiry,
     /// A session that is over begins anew with the next call.
@@ -206,6 +208,8 @@ impl Backend for Broken {
         let mut inner = options.clone();
         match self.0.fault {
             Fault::OverstatesTheTtl => inner.ttl /= 2,
+            // Seen from outside it is the same whether an engine counts from too late or a store from too early.
+            Fault::CountsFromTheReply => inner.ttl -= inner.ttl / 6,
             Fault::IgnoresExpiry => inner.ttl = Duration::from_secs(3600),
             _ => {}
         }

@@ -49,6 +49,7 @@ mutants! {
     serves_whoever_comes: ServesWhoeverComes => "fairness::nobody_is_starved",
     wakes_the_herd: WakesTheHerd => "fairness::one_release_wakes_one",
     renews_nothing: RenewsNothing => "lease::the_holder_knows_before_its_successor",
+    counts_from_the_reply: CountsFromTheReply => "lease::the_holder_knows_before_its_successor",
     overstates_the_ttl: OverstatesTheTtl => "lease::the_holder_knows_before_its_successor",
     revives_sessions: RevivesSessions => "lease::what_has_expired_cannot_be_renewed",
     reuses_tokens: ReusesTokens => "fencing::rises_from_holder_to_holder",

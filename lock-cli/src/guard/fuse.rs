@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use fencepost::backend::BootTime;
 
-/// While something ends, it is looked at this often: not every end is told.
-const LOOK: Duration = Duration::from_millis(20);
-
 /// Burns towards the deadline; every renewal makes it longer, and nothing stops it once it has begun to end.
 #[derive(Clone, Debug)]
 pub(super) struct Fuse {
     until: BootTime,
+    /// How long before the deadline it asks.
     lead: Duration,
+    /// How long before the deadline it kills.
+    margin: Duration,
     grace: Duration,
     stage: Stage,
 }
@@ -32,9 +32,12 @@ pub(super) enum Due {
 }
 
 impl Fuse {
-    /// A fuse that asks `lead` before the deadline, and kills `grace` after that, but always before the deadline.
-    pub(super) fn new(until: BootTime, lead: Duration, grace: Duration) -> Fuse {
-        Fuse { until, lead, grace, stage: Stage::Running }
+    /// A fuse that asks a tenth of the TTL before the deadline, or later if less grace is enough. It kills after the grace,
+    /// but always before the deadline: killing takes a moment, too.
+    pub(super) fn new(until: BootTime, ttl: Duration, grace: Duration) -> Fuse {
+        let margin = (ttl / 50).min(Duration::from_millis(100));
+        let lead = margin + grace.min((ttl / 10).saturating_sub(margin));
+        Fuse { until, lead, margin, grace, stage: Stage::Running }
     }
 
     /// A later deadline. An earlier one is old news.
@@ -84,18 +87,17 @@ impl Fuse {
         }
     }
 
-    /// When to look again.
-    pub(super) fn next(&self, now: BootTime) -> BootTime {
+    /// When to look again; while something ends, after this pause.
+    pub(super) fn next(&self, now: BootTime, look: Duration) -> BootTime {
         match self.stage {
             Stage::Running => self.until - self.lead,
-            Stage::Ending(kill_at) => kill_at.min(self.last_moment()).min(now + LOOK),
-            Stage::Killed => now + LOOK,
+            Stage::Ending(kill_at) => kill_at.min(self.last_moment()).min(now + look),
+            Stage::Killed => now + look,
         }
     }
 
-    /// A fifth of the lead before the deadline, 100 ms at most: killing takes a moment, too.
     fn last_moment(&self) -> BootTime {
-        self.until - (self.lead / 5).min(Duration::from_millis(100))
+        self.until - self.margin
     }
 }
 
@@ -110,14 +112,14 @@ mod tests {
     }
 
     fn fuse() -> Fuse {
-        Fuse::new(after(10_000), Duration::from_millis(1_000), Duration::from_secs(5))
+        Fuse::new(after(10_000), Duration::from_secs(10), Duration::from_secs(5))
     }
 
     #[test]
     fn it_asks_before_the_deadline_and_kills_before_it_too() {
         let mut fuse = fuse();
         assert_eq!(fuse.due(after(8_999)), None);
-        assert_eq!(fuse.next(START), after(9_000));
+        assert_eq!(fuse.next(START, Duration::ZERO), after(9_000));
         assert_eq!(fuse.due(after(9_000)), Some(Due::Term));
         assert!(fuse.end(after(9_000)));
         assert_eq!(fuse.due(after(9_899)), None);
@@ -163,8 +165,25 @@ mod tests {
     }
 
     #[test]
+    fn without_grace_it_kills_before_the_deadline_too() {
+        let fuse = Fuse::new(after(10_000), Duration::from_secs(10), Duration::ZERO);
+        assert_eq!(fuse.due(after(9_899)), None);
+        assert_eq!(fuse.next(START, Duration::ZERO), after(9_900));
+        assert_eq!(fuse.due(after(9_900)), Some(Due::Kill));
+    }
+
+    #[test]
+    fn a_short_grace_is_whole() {
+        let mut fuse = Fuse::new(after(10_000), Duration::from_secs(10), Duration::from_millis(300));
+        assert_eq!(fuse.due(after(9_600)), Some(Due::Term));
+        assert!(fuse.end(after(9_600)));
+        assert_eq!(fuse.due(after(9_899)), None);
+        assert_eq!(fuse.due(after(9_900)), Some(Due::Kill));
+    }
+
+    #[test]
     fn a_short_lease_leaves_a_moment_to_kill() {
-        let fuse = Fuse::new(after(100), Duration::from_millis(10), Duration::from_secs(5));
+        let fuse = Fuse::new(after(100), Duration::from_millis(100), Duration::from_secs(5));
         assert_eq!(fuse.due(after(90)), Some(Due::Term));
         assert_eq!(fuse.due(after(98)), Some(Due::Kill));
     }

@@ -5,31 +5,37 @@
 //! threads, no memory to speak of: it has to be quick to start and has to work on the worst day of the machine.
 
 mod fuse;
-mod group;
 mod orders;
 mod program;
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use fencepost::backend::{BootTime, Clock, SystemClock};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as Named};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
 use self::fuse::{Due, Fuse};
-use self::group::{Group, News};
 use self::orders::{Heard, Orders};
+pub(crate) use self::program::found;
+use crate::group::{Group, News};
 use crate::link::{Order, Report};
 
 /// By this first word of its command line the program knows that it is the guard.
 pub(crate) const NAME: &str = "fencepost-guard";
+
+/// While the group ends it is looked at this often: not every end is told.
+const LOOK: Duration = Duration::from_millis(20);
+/// Who has to be looked for among all processes of the machine: their ends are told, for they are children here.
+const LOOK_FOR_OTHERS: Duration = Duration::from_millis(100);
 
 /// The system refused what the guard needs: as in sysexits.h.
 const CANNOT: u8 = 71;
@@ -57,7 +63,7 @@ fn guard(command: &[OsString]) -> Result<(), Errno> {
     }
     // While they are open here, the session counts as living: its locks are not given on before the group has ended.
     let _alive = descriptors;
-    let fuse = Fuse::new(start.until, start.lead, start.grace);
+    let fuse = Fuse::new(start.until, start.ttl, start.grace);
     if fuse.due(now()).is_some() {
         return orders.report(Report::Gone { by_deadline: true, strays: false });
     }
@@ -69,15 +75,7 @@ fn guard(command: &[OsString]) -> Result<(), Errno> {
         Ok(leader) => leader,
         Err(error) => return orders.report(Report::NotStarted(error.raw_os_error())),
     };
-    let watch = Watch {
-        orders,
-        children,
-        timer,
-        fuse,
-        group: Group::new(leader),
-        asked: Vec::new(),
-        by_deadline: false,
-    };
+    let watch = Watch { orders, children, timer, fuse, group: Group::new(leader), by_deadline: false };
     // Whoever is not there to hear it is noticed by the end of the link.
     let _ = watch.orders.report(Report::Started(leader.as_raw_nonzero().get()));
     watch.until_gone()
@@ -90,8 +88,6 @@ struct Watch {
     timer: OwnedFd,
     fuse: Fuse,
     group: Group,
-    /// Who was asked to end one by one.
-    asked: Vec<Pid>,
     by_deadline: bool,
 }
 
@@ -100,7 +96,8 @@ impl Watch {
         loop {
             self.reap();
             self.burn();
-            if self.group.is_gone(self.fuse.has_killed()) && !self.end_others() {
+            let killed = self.fuse.has_killed();
+            if self.group.is_gone(killed) && !self.group.end_others(killed) {
                 let (by_deadline, strays) = (self.by_deadline, self.group.has_strays());
                 let _ = self.orders.report(Report::Gone { by_deadline, strays });
                 return Ok(());
@@ -115,10 +112,10 @@ impl Watch {
         while let Some(news) = self.group.reap() {
             let report = match news {
                 News::Stopped(signal) => Report::Stopped(signal),
-                News::Exited(status) => Report::Exited(status),
+                News::Exited { status, by_signal } => Report::Exited { status, by_signal },
             };
             let _ = self.orders.report(report);
-            if matches!(news, News::Exited(_)) {
+            if matches!(news, News::Exited { .. }) {
                 self.end();
             }
         }
@@ -141,6 +138,8 @@ impl Watch {
 
     fn obey(&mut self) {
         while let Some(heard) = self.orders.next() {
+            // Whoever was stopped has to be known before a signal is passed on.
+            self.reap();
             match heard {
                 Heard::Order(Order::Until(until)) => self.fuse.extend(until),
                 // Who asks twice does not want to wait for the grace to pass.
@@ -149,7 +148,7 @@ impl Watch {
                 }
                 Heard::Order(Order::Signal(number)) => {
                     if let Some(signal) = Signal::from_named_raw(number) {
-                        self.group.signal(signal);
+                        self.group.pass_on(signal);
                     }
                 }
                 Heard::Order(Order::End | Order::Start(_)) | Heard::Nobody => self.end(),
@@ -166,25 +165,9 @@ impl Watch {
         }
     }
 
-    /// Ends who descends from the group and changed to another; whether some are left. Each of them alone: their groups may
-    /// be anybody's, and their own children come here once they are gone.
-    fn end_others(&mut self) -> bool {
-        let others = self.group.others();
-        for &other in &others {
-            if self.fuse.has_killed() {
-                let _ = kill_process(other, Signal::KILL);
-            } else if !self.asked.contains(&other) {
-                let _ = kill_process(other, Signal::TERM);
-                let _ = kill_process(other, Signal::CONT);
-                self.asked.push(other);
-            }
-        }
-        !others.is_empty()
-    }
-
     /// Until an order, the end of a child, or an instant.
     fn wait(&self) -> Result<(), Errno> {
-        let at = self.fuse.next(now());
+        let at = self.fuse.next(now(), if self.group.has_number() { LOOK } else { LOOK_FOR_OTHERS });
         let value = Timespec {
             tv_sec: i64::try_from(at.as_nanos() / 1_000_000_000).unwrap_or(i64::MAX),
             // Not zero: that would switch it off.

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::PathBuf;
 
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
 use nix::sys::signal::{SigSet, Signal};
@@ -20,7 +20,8 @@ pub(super) fn spawn(command: &[OsString], start: &Start, mask: &SigSet) -> Resul
     match spawn_words(&c_string(program)?, &words, start, mask) {
         // A script without a first line that says whose it is: a shell's, as shells have it.
         Err(Errno::NOEXEC) => {
-            let script = c_string(found(program).as_ref())?;
+            let script = found(program).unwrap_or_else(|| program.into());
+            let script = c_string(script.as_os_str())?;
             let mut words = words;
             words.splice(0..1, [c"sh".to_owned(), script]);
             spawn_words(c"/bin/sh", &words, start, mask)
@@ -67,14 +68,12 @@ fn environment(start: &Start) -> Result<Vec<CString>, Errno> {
         .collect()
 }
 
-/// Where the search path leads to.
-fn found(program: &OsStr) -> OsString {
+/// Where the search path leads to, if there is something that may be executed.
+pub(crate) fn found(program: &OsStr) -> Option<PathBuf> {
     let is_path = program.as_bytes().contains(&b'/');
     let path = std::env::var_os("PATH").filter(|_| !is_path).unwrap_or_default();
     let mut candidates = std::env::split_paths(&path).map(|directory| directory.join(program));
-    let found =
-        candidates.find(|candidate| rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok());
-    found.unwrap_or_else(|| Path::new(program).to_owned()).into_os_string()
+    candidates.find(|candidate| rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok())
 }
 
 fn c_string(text: &OsStr) -> Result<CString, Errno> {

@@ -105,6 +105,76 @@ fn a_directory_that_cannot_be_used_is_73() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_made_is_73() {
+    let lab = Lab::new();
+    for url in ["file:///proc/x", "file:///proc/nope/x"] {
+        let words = ["--on", url, "run", "k", "--", "true"];
+        let done = Done::from(lab.fencepost().args(words).output().unwrap());
+        done.assert_says(73, "cannot be made there");
+    }
+    let mut command = lab.fencepost();
+    command.env_remove("XDG_STATE_HOME").env("HOME", "/proc/nope");
+    Running::start(command.args(["run", "k", "--", "true"])).end().assert_says(73, "cannot be made there");
+}
+
+#[test]
+fn a_store_of_one_process_is_78() {
+    let lab = Lab::new();
+    for url in ["memory:", "memory:name?ttl=5s"] {
+        let words = ["--on", url, "run", "k", "--", "true"];
+        let done = Done::from(lab.fencepost().args(words).output().unwrap());
+        done.assert_says(78, "lives in one process");
+    }
+}
+
+#[test]
+fn a_script_whose_interpreter_is_missing_is_told_from_one_that_is() {
+    let lab = Lab::new();
+    fs::write(lab.path("script"), "#!/no/such/shell -e\necho\n").unwrap();
+    fs::set_permissions(lab.path("script"), PermissionsExt::from_mode(0o755)).unwrap();
+    lab.done(&["k"], &["./script"]).assert_says(127, "its interpreter \"/no/such/shell -e\" is not");
+}
+
+#[test]
+fn a_wrong_command_line_says_what_is_right() {
+    let lab = Lab::new();
+    let says = |words: &[&str], part: &str| {
+        let done = Done::from(lab.fencepost().args(words).output().unwrap());
+        assert_eq!(done.code(), 64, "{done:?}");
+        assert!(done.err.contains(part) && !done.err.contains("tip:"), "{part:?} in {done:?}");
+    };
+    says(&["run", "k", "true"], "put -- before the command \"true\"");
+    says(&["run", "--try", "k", "ls", "-l"], "put -- before the command \"ls\"");
+    says(&["run", "--timeout", "-1", "k", "--", "true"], "not a time such as");
+    says(&["run", "--wait", "5M", "k", "--", "true"], "m is minutes");
+}
+
+/// The command's own success is none: another may have had the lock meanwhile.
+#[test]
+fn a_lost_lock_is_70_although_the_command_succeeded() {
+    let lab = Lab::new();
+    let first =
+        lab.start(&["k"], &["sh", "-c", "trap 'exit 0' TERM; echo up >> log; while :; do sleep 0.02; done"]);
+    lab.wait_for("up");
+    lab.with_client(async |client| client.force_release("k", None).await.unwrap());
+    first.end().assert_says(70, "lost \"k\"");
+}
+
+#[test]
+fn who_wants_to_hear_nothing_of_a_busy_lock_hears_nothing() {
+    let lab = Lab::new();
+    let _holder = lab.hold(&["k"], "first");
+    lab.wait_for("first");
+    for options in [&["-q", "--try", "k"][..], &["--quiet", "--wait", "100ms", "k"]] {
+        let done = lab.done(options, &["true"]);
+        assert_eq!((done.code(), &*done.err), (75, ""));
+    }
+    assert!(lab.done(&["-q", "--json", "--try", "k"], &["true"]).err.contains("\"busy\""));
+    lab.done(&["-q", "other"], &["no-such-command"]).assert_says(127, "not found");
+    lab.open_gate("first");
+}
+
+#[test]
 fn a_signal_while_waiting_ends_the_waiting() {
     let lab = Lab::new();
     let mut holder = lab.hold(&["k"], "first");

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::fs;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -155,6 +156,13 @@ impl Running {
         Running { child: command.stdout(out).stderr(err).spawn().unwrap(), output }
     }
 
+    /// Starts it with its errors going elsewhere.
+    pub(crate) fn start_with_error(command: &mut Command, error: OwnedFd) -> Running {
+        let (out, none) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let output = (out.try_clone().unwrap(), none);
+        Running { child: command.stdout(out).stderr(error).spawn().unwrap(), output }
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -205,6 +213,12 @@ pub(crate) fn lives(pid: Pid) -> bool {
 pub(crate) fn state(pid: Pid) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// The process's group.
+pub(crate) fn group(pid: Pid) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    Pid::from_raw(stat.rsplit_once(") ")?.1.split(' ').nth(2)?.parse().ok()?)
 }
 
 /// The children of a process.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::lab::{Lab, Running, eventually};
+use crate::lab::{Lab, Running, eventually, guard_of, lives};
 
 const SAY_ALL: &str = "echo $FENCEPOST_KEY $FENCEPOST_MODE $FENCEPOST_TOKEN";
 
@@ -106,6 +106,17 @@ fn at_least_keeps_the_key_taken_after_the_end() {
     );
     assert_eq!(lab.done(&["--at-least", "200ms", "short"], &["true"]).code(), 0);
     assert_eq!(lab.done(&["short"], &["true"]).code(), 0, "a waiter gets it afterwards");
+}
+
+#[test]
+fn at_least_keeps_the_key_taken_also_when_fencepost_is_killed() {
+    let lab = Lab::new();
+    let first = lab.start(&["--at-least", "10m", "k"], &["sh", "-c", "echo up >> log; exec sleep 1000"]);
+    lab.wait_for("up");
+    let guard = guard_of(first.pid());
+    first.signal(rustix::process::Signal::KILL);
+    eventually("the guard's end", || !lives(guard));
+    assert_eq!(lab.done(&["--try", "k"], &["true"]).code(), 75);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 
 mod ending;
 mod exit_status;
+mod guard;
 mod lab;
 mod locking;
 mod output;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::lab::{Done, Lab, eventually};
+use crate::lab::{Done, Lab, Running, eventually, guard_of, lives};
 
 fn events(err: &str) -> Vec<Value> {
     err.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -68,6 +68,43 @@ fn events_tell_of_a_loss() {
 }
 
 #[test]
+fn events_of_a_lease_that_ends_do_not_say_that_it_was_released() {
+    let lab = Lab::new();
+    let script = "trap '' TERM; echo up >> log; while :; do sleep 0.02; done";
+    let first = lab.start(&["--json", "--ttl", "500ms", "k"], &["sh", "-c", script]);
+    lab.wait_for("up");
+    first.signal(rustix::process::Signal::STOP);
+    let guard = guard_of(first.pid());
+    eventually("the guard's end", || !lives(guard));
+    first.signal(rustix::process::Signal::CONT);
+    let done = first.end();
+    assert_eq!(done.code(), 70);
+    assert_eq!(names(&events(&done.err)), ["acquired", "child_exit", "lost", "error"]);
+}
+
+/// It is told of the lock by a line that cannot be written; meanwhile somebody has to renew the lease.
+#[test]
+fn who_does_not_read_the_events_does_not_cost_the_lock() {
+    let lab = Lab::new();
+    let (reader, mut full) = std::os::unix::net::UnixStream::pair().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while std::io::Write::write(&mut full, &[b'x'; 1024]).is_ok() {}
+    full.set_nonblocking(false).unwrap();
+    let many_leases = "sleep 2.5; echo ran >> log";
+    let mut command = lab.run(&["--json", "--ttl", "500ms", "k"], &["sh", "-c", many_leases]);
+    let run = Running::start_with_error(&mut command, full.into());
+    lab.wait_for("ran");
+    eventually("the release", || lab.inspect("k").holders.is_empty());
+    let mut told = std::io::BufReader::new(reader);
+    eventually("the last event", || {
+        let mut line = Vec::new();
+        std::io::BufRead::read_until(&mut told, b'\n', &mut line).unwrap();
+        String::from_utf8_lossy(&line).contains("released")
+    });
+    assert_eq!(run.end().code(), 0);
+}
+
+#[test]
 fn a_wrong_command_line_is_an_event_too() {
     use std::os::unix::ffi::OsStrExt;
     let lab = Lab::new();
@@ -94,6 +131,10 @@ fn a_password_that_everybody_can_see_gets_a_warning() {
     assert!(shown.err.contains("warning: the password in --on"), "{shown:?}");
     let hidden = Done::from(lab.fencepost().env("FENCEPOST_URL", url).args(run).output().unwrap());
     assert!(!hidden.err.contains("warning"), "{hidden:?}");
+    let asked = Done::from(
+        lab.fencepost().args(["--on", "gopher://host?password=hunter2"]).args(run).output().unwrap(),
+    );
+    assert!(asked.err.contains("warning: the password in --on"), "{asked:?}");
     assert!(!shown.err.contains("hunter2") && !hidden.err.contains("hunter2"));
 }
 

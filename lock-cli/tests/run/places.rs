@@ -92,6 +92,34 @@ fn as_process_1_it_takes_along_who_only_changed_groups() {
     assert_eq!(lab.log(), ["up", "ended"]);
 }
 
+/// The system gives a number away once the leader is reaped and its group is empty.
+#[test]
+fn a_number_that_was_given_away_gets_no_signal() {
+    let Some(mut command) = apart(&["--pid", "--fork", "--mount-proc", "--kill-child"]) else { return };
+    let lab = Lab::new();
+    // Who takes the number is a group's leader, too. No loop: it would take numbers itself.
+    let other = "trap \"\" TERM; trap \"echo passed on >> log\" HUP; sleep 1000 & echo up >> log; while :; do wait; done";
+    let script = format!(
+        "\"$0\" --on \"$1\" run --grace 10m --json k -- sh -c '
+            echo $$ > leader; timeout 1000 sh -c '\\''{other}'\\'' & until grep -q up log; do :; done' 2> events & run=$!
+        until grep -q child_exit events; do :; done; leader=$(cat leader)
+        while kill -0 $leader; do :; done
+        echo $((leader - 1)) > /proc/sys/kernel/ns_last_pid
+        setsid sh -c 'trap \"echo hit >> log\" HUP; sleep 1000 & echo there >> log; while :; do wait; done' &
+        echo $(($! - leader)) > off
+        until grep -q there log; do :; done
+        kill -HUP $run; until grep -q passed log; do :; done
+        kill -TERM $run; wait $run; echo ended $? >> log"
+    );
+    command
+        .args(["sh", "-c", &script, env!("CARGO_BIN_EXE_fencepost"), &lab.url()])
+        .current_dir(lab.path(""));
+    let done = Running::start(&mut command).end();
+    lab.wait_for("ended 0");
+    assert_eq!(lab.text("off"), "0\n", "the number was not given away");
+    assert!(!lab.log().contains(&"hit".to_owned()), "{:?} {done:?}", lab.log());
+}
+
 #[test]
 fn a_full_disk_is_the_directorys_fault() {
     let Some(mut command) = apart(&["--mount"]) else { return };
@@ -130,6 +158,18 @@ fn a_store_that_is_not_there_is_told_from_those_that_are() {
     let done =
         Done::from(lab.fencepost().args(["--on", "redis://h", "run", "k", "--", "true"]).output().unwrap());
     done.assert_says(78, "(it has file:, memory:)");
+}
+
+#[test]
+fn it_runs_with_its_standard_descriptors_closed() {
+    let lab = Lab::new();
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+        let script = format!("exec \"$0\" --on \"$1\" run k -- sh -c 'echo ran >> log; exit 3' {closed}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_fencepost"), &lab.url()]).current_dir(lab.path(""));
+        assert_eq!(Running::start(&mut command).end().code(), 3, "{closed}");
+    }
+    assert_eq!(lab.log(), ["ran"; 4]);
 }
 
 /// `unshare` with these words, without input; `None`, and a word about it, where it may not be done.

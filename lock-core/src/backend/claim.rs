@@ -189,6 +189,9 @@ pub enum Standing {
     },
     /// The store does not know it.
     Gone,
+    /// It could not be found out: the claim stays as it is, and a hold of which nothing is known for a whole TTL is at risk.
+    /// For what is wrong with one key, so that the session's other claims do not suffer from it.
+    Unknown,
 }
 
 /// What is known of earlier copies of a claim when it is released.

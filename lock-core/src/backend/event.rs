@@ -27,7 +27,7 @@ pub enum Event {
     /// A hold was ended, or a waiting claim removed. Where a store cannot tell, its holder learns it by the next
     /// renewal, as [`Reason::Forgotten`].
     Revoked(Ticket, Reason),
-    /// Somebody waits for what this claim holds; or it is the head of the queue, and somebody behind it has claimed again.
+    /// Somebody waits for what this claim holds, or tried to get it; or it is the head of the queue, and somebody behind it has claimed again.
     /// It names the key as well: the engine may not know the claim, and then has to release it. Never of a hold with a
     /// fixed end: its engine has forgotten it, and would release it.
     Wanted(ClaimRef),

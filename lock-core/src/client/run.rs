@@ -55,7 +55,8 @@ impl Lock {
     /// ```
     ///
     /// The work is dropped before the lease can end: see [`Held::run`]. A release that the store did not answer is
-    /// logged and left to the engine: it takes nothing away from work that was done.
+    /// logged and left to the engine: it takes nothing away from work that was done. Nor is it waited for where the hold
+    /// had ended by itself.
     ///
     /// # Errors
     /// As [`Lock::try_acquire`]; with a wait as [`Lock::acquire`], save that patience that is over is [`Ran::Busy`].

@@ -71,6 +71,16 @@ impl StoreUrl {
             }
             None => (None, rest),
         };
+        let credentials_are_split =
+            authority.is_some_and(|authority| authority.is_empty() || authority.contains('@'));
+        let keys = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
+        if !credentials_are_split && std::iter::once(path).chain(keys).any(|part| part.contains('@')) {
+            // What follows may be the rest of a password: it is not to be shown as a path.
+            return Err(wrong(
+                "an @ stands behind the host: in a user or password write / as %2F, ? as %3F and @ as %40, and begin with \
+                 two slashes, as in redis://user:password@host",
+            ));
+        }
         let mut url = StoreUrl {
             scheme: scheme.to_ascii_lowercase(),
             has_authority: authority.is_some(),
@@ -330,6 +340,13 @@ mod tests {
     }
 
     #[test]
+    fn an_at_is_fine_where_it_can_be_no_password() {
+        assert_eq!(StoreUrl::parse("file:///var/a@b").unwrap().path(), "/var/a@b");
+        assert_eq!(StoreUrl::parse("a://u:p@h/d@x").unwrap().path(), "/d@x");
+        assert_eq!(StoreUrl::parse("a://h/?name=a@b").unwrap().take("name").as_deref(), Some("a@b"));
+    }
+
+    #[test]
     fn an_unknown_key_is_named_with_the_known_ones() {
         let mut url = StoreUrl::parse("file:///x?tll=5s").unwrap();
         url.take("ttl");
@@ -351,6 +368,9 @@ mod tests {
             "a://h/%ff",
             "a://h?x=1&x=2",
             "a://u:s3cret@h#f",
+            "a://u:12/s3cret@h/0",
+            "a://u:1?s3cret@h/0",
+            "a:u:s3cret@h/0",
         ] {
             let error = StoreUrl::parse(text).expect_err(text).to_string();
             assert!(!error.contains("s3c"), "{error}");

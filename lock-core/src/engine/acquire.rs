@@ -9,10 +9,11 @@ use std::time::Duration;
 use tracing::{Instrument, Span};
 
 use super::call::Caller;
-use super::claims::News;
 use super::hold::Hold;
+use super::lease::Lease;
 use super::place::Place;
 use super::session::OpenSession;
+use super::waiting::News;
 use super::{Core, Engine};
 use crate::backend::{Claim, Claimed, Proof, Term};
 use crate::clock::{BootTime, Pause};
@@ -62,6 +63,8 @@ struct Seen {
     busy: Option<(Busy, BootTime)>,
     /// What went wrong since.
     error: Option<Error>,
+    /// Whether the store is still heard of.
+    lease: Option<Arc<Lease>>,
 }
 
 impl Engine {
@@ -131,6 +134,7 @@ impl Core {
         let domain = self.backend.domain(&ask.key);
         loop {
             let session = self.session(domain, once).await.map_err(|error| error.on(&ask.key))?;
+            sighting.session(&session);
             let claim = Claim::new(ask.key.clone(), self.next_ticket(), ask.mode, ask.permit)
                 .waiting(!once)
                 .term(ask.term)
@@ -161,7 +165,12 @@ impl Core {
 
 impl Sighting {
     fn busy(&self, busy: Busy, now: BootTime) {
-        *self.seen() = Seen { busy: Some((busy, now)), error: None };
+        let mut seen = self.seen();
+        (seen.busy, seen.error) = (Some((busy, now)), None);
+    }
+
+    fn session(&self, session: &OpenSession) {
+        self.seen().lease = Some(session.lease().clone());
     }
 
     pub(super) fn error(&self, error: Error) {
@@ -174,17 +183,27 @@ impl Sighting {
 
     /// A store that was not reached is never "busy".
     fn out_of_patience(&self, core: &Core, ask: &Ask) -> Error {
-        let Seen { busy, error } = std::mem::take(&mut *self.seen());
+        let Seen { busy, error, lease } = std::mem::take(&mut *self.seen());
+        let now = core.clock.boot();
+        let is_away = lease.is_some_and(|lease| now >= lease.overdue());
         let error = match (error, busy) {
             (Some(error), _) => error,
-            (None, Some((busy, seen))) => {
-                let busy = busy.aged(core.clock.boot().since(seen));
-                Error::new(ErrorKind::WaitTimedOut(Box::new(busy)), "")
-            }
-            (None, None) => Error::new(
+            (None, Some((busy, seen))) if is_away => Error::new(
                 ErrorKind::TimedOut,
-                "the store gave no answer for as long as the caller was ready to wait; nothing is held",
+                format!(
+                    "the store has acknowledged no renewal for long: is it running, and reachable? The lock was {}",
+                    busy.aged(now.since(seen))
+                ),
             ),
+            (None, Some((busy, seen))) => {
+                Error::new(ErrorKind::WaitTimedOut(Box::new(busy.aged(now.since(seen)))), "")
+            }
+            (None, None) => core.hindrance(core.backend.domain(&ask.key)).unwrap_or_else(|| {
+                Error::new(
+                    ErrorKind::TimedOut,
+                    "the store gave no answer for as long as the caller was ready to wait; nothing is held",
+                )
+            }),
         };
         Caller::new(core, Operation::Acquire).on(&ask.key).explain(error)
     }

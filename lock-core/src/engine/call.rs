@@ -37,6 +37,9 @@ impl<'a> Caller<'a> {
 
     /// Awaits one call. Past its deadline the call is dropped and may still take effect.
     pub(crate) async fn call<T>(self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        // A store in this process or on this machine never lets anybody wait: whoever uses its locks in a loop would keep
+        // the heartbeat of their own session from running.
+        tokio::task::consume_budget().await;
         match bounded(&self.core.clock, self.limit, call).await {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(self.explain(error)),

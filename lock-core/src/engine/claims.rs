@@ -6,6 +6,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::hold::Hold;
+use super::waiting::{News, Waiting};
 use crate::backend::{ClaimRef, Event, Proof, Standing, Ticket};
 use crate::clock::BootTime;
 use crate::hold::Reason;
@@ -32,32 +33,6 @@ enum Entry {
     Leaving(LockKey, Option<Arc<Hold>>),
 }
 
-#[derive(Debug)]
-struct Waiting {
-    key: LockKey,
-    /// The store has answered that it is in the queue: only then does a renewal that does not know it mean anything.
-    queued: bool,
-    /// Somebody waits behind it already: news that came before its future has looked at the grant.
-    wanted: bool,
-    news: Option<News>,
-    waker: Option<Waker>,
-}
-
-/// What a waiting claim is told.
-#[derive(Debug)]
-pub(super) enum News {
-    Granted {
-        token: FencingToken,
-        proof: Proof,
-    },
-    Recheck,
-    RecheckIn(Duration),
-    Gone,
-    /// It was granted and its grant ended by force, or it was removed from the queue.
-    Revoked(Reason),
-    Over(Reason),
-}
-
 /// What the heartbeat has to do about an event.
 #[derive(Debug)]
 pub(super) enum Chore {
@@ -80,10 +55,7 @@ impl Claims {
         if let Some(reason) = self.over {
             return Err(reason);
         }
-        self.entries.insert(
-            ticket,
-            Entry::Waiting(Waiting { key, queued: false, wanted: false, news: None, waker: None }),
-        );
+        self.entries.insert(ticket, Entry::Waiting(Waiting::new(key)));
         Ok(())
     }
 
@@ -209,6 +181,15 @@ impl Claims {
         self.entries.values().filter_map(held).take(count).collect()
     }
 
+    /// A few of those that seem leaked and were not named before.
+    pub(super) fn leaked(&self, now: BootTime, count: usize) -> Vec<Arc<Hold>> {
+        let leaked = |entry: &Entry| match entry {
+            Entry::Holding(hold) if hold.seems_leaked(now) => Some(hold.clone()),
+            _ => None,
+        };
+        self.entries.values().filter_map(leaked).take(count).collect()
+    }
+
     /// The next chunk to verify: whatever was verified longest ago, holds and places in the queue alike.
     ///
     /// It has to come back, by [`Claims::stands`] or by [`Claims::unasked`].
@@ -263,6 +244,8 @@ impl Claims {
         }
         let ticket = asked.claim.ticket;
         match (self.entries.get_mut(&ticket)?, standing) {
+            // Its turn to be asked about comes again, like that of any other.
+            (_, Standing::Unknown) => None,
             (Entry::Holding(hold), standing) => match standing {
                 Standing::Holds { token, .. } if token == hold.token() => {
                     hold.verified(sent);
@@ -293,7 +276,7 @@ impl Claims {
         match event {
             Event::Granted { ticket, token, proof } => match self.entries.get_mut(&ticket) {
                 Some(Entry::Waiting(waiting)) => {
-                    waiting.tell(News::Granted { token, proof });
+                    waiting.granted(token, proof);
                     None
                 }
                 Some(Entry::Holding(hold)) if hold.token() == token => {
@@ -321,7 +304,11 @@ impl Claims {
                 _ => None,
             },
             Event::Wanted(claim) => match self.entries.get_mut(&claim.ticket) {
-                None => Some(Chore::Orphan(claim)),
+                None => {
+                    // Known from now on: one release is enough.
+                    self.entries.insert(claim.ticket, Entry::Leaving(claim.key.clone(), None));
+                    Some(Chore::Orphan(claim))
+                }
                 Some(Entry::Holding(hold)) => {
                     hold.wanted();
                     None
@@ -393,24 +380,5 @@ impl Claims {
             _ => None,
         };
         self.entries.values().filter_map(held).collect()
-    }
-}
-
-impl Waiting {
-    /// A grant beats everything but its own end, and is never overwritten by what was sent before it.
-    fn tell(&mut self, news: News) {
-        let stronger = |news: &News| match news {
-            News::Revoked(_) => 4,
-            News::Granted { .. } => 3,
-            News::Gone | News::Over(_) => 2,
-            News::Recheck => 1,
-            News::RecheckIn(_) => 0,
-        };
-        if self.news.as_ref().is_none_or(|known| stronger(known) <= stronger(&news)) {
-            self.news = Some(news);
-        }
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
     }
 }

@@ -18,9 +18,13 @@ use crate::telemetry;
 /// Keeps a session until it is over or its client closes, then closes it as a best effort.
 pub(super) async fn keep(session: &Arc<OpenSession>) {
     let attendance = Attendance(session);
-    let mut beat = Beat::new(session);
-    beat.run().await;
+    Beat::new(session).run().await;
     drop(attendance);
+    close(session.clone()).await;
+}
+
+/// Closes a session for the store, as a best effort.
+pub(super) async fn close(session: Arc<OpenSession>) {
     if let Some(open) = session.session() {
         let caller = Caller::new(session.core(), Operation::Close);
         if let Err(error) = caller.call(open.close()).await {
@@ -76,7 +80,10 @@ impl<'a> Beat<'a> {
             match self.wait().await {
                 Woken::Renewed(answer) => self.answered(answer),
                 Woken::Timer | Woken::Nudged => {}
-                Woken::Closing => return self.part().await,
+                Woken::Closing => {
+                    self.in_flight = None;
+                    return self.part().await;
+                }
             }
         }
     }
@@ -202,7 +209,8 @@ impl<'a> Beat<'a> {
         if let Some(oldest) = holds.iter().map(|hold| hold.age(now)).max() {
             telemetry::oldest_hold(oldest);
         }
-        for hold in holds.iter().filter(|hold| hold.seems_leaked(now)) {
+        let leaked = self.session.claims().leaked(now, 8);
+        for hold in leaked {
             telemetry::perhaps_leaked();
             tracing::warn!(
                 target: telemetry::TARGET, key = %hold.claim().key, token = hold.token().get(), age = ?hold.age(now),

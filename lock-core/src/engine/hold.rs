@@ -216,8 +216,9 @@ impl Hold {
     }
 
     pub(super) fn wanted(&self) {
-        self.wanted.store(true, Ordering::Relaxed);
-        telemetry::wanted();
+        if !self.wanted.swap(true, Ordering::Relaxed) {
+            telemetry::wanted();
+        }
     }
 
     /// Whether somebody was seen to wait for it.

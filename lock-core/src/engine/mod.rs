@@ -19,6 +19,7 @@ mod release;
 mod session;
 mod settings;
 mod shutdown;
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::Core;
 use super::call::Caller;
@@ -23,8 +23,16 @@ pub(super) struct Door {
 
 #[derive(Debug)]
 enum Behind {
-    Opening(watch::Receiver<Progress>),
+    Opening(Opening),
     Open(Arc<OpenSession>),
+}
+
+/// A session that is being opened.
+#[derive(Clone, Debug)]
+struct Opening {
+    progress: watch::Receiver<Progress>,
+    /// Ends the pause between two attempts.
+    hurry: Arc<Notify>,
 }
 
 impl Door {
@@ -38,28 +46,36 @@ impl Door {
 
 #[derive(Clone, Debug)]
 pub(super) enum Progress {
-    /// Not open yet; why the last attempt failed, if there was one.
-    Trying(Option<Error>),
+    /// Not open yet; how many attempts have failed, and why the last one did.
+    Trying(u64, Option<Error>),
     Open(Arc<OpenSession>),
     Failed(Error),
 }
 
 impl Core {
-    /// The domain's session, opened if need be. With `once`, the first failed attempt is the answer; otherwise the
-    /// retry policy decides how long it is tried.
+    /// The domain's session, opened if need be. With `once`, the next attempt's failure is the answer; otherwise the retry
+    /// policy decides how long it is tried.
     ///
     /// Opening goes on when this future is dropped: others may wait for it, and the next one will.
     pub(super) async fn session(self: &Arc<Core>, domain: Domain, once: bool) -> Result<Arc<OpenSession>> {
-        let mut progress = match self.enter(domain) {
+        let Opening { mut progress, hurry } = match self.enter(domain) {
             Ok(session) => return Ok(session),
-            Err(progress) => progress,
+            Err(opening) => opening,
         };
+        let mut before = None;
         loop {
             match &*progress.borrow_and_update() {
                 Progress::Open(session) => return Ok(session.clone()),
                 Progress::Failed(error) => return Err(error.clone()),
-                Progress::Trying(Some(error)) if once => return Err(error.clone()),
-                Progress::Trying(_) => {}
+                Progress::Trying(failed, error) if once => match (before, error) {
+                    (Some(before), Some(error)) if *failed > before => return Err(error.clone()),
+                    // What failed before this call was no attempt of its own, and the pause after it is somebody else's.
+                    _ => {
+                        before.get_or_insert(*failed);
+                        hurry.notify_one();
+                    }
+                },
+                Progress::Trying(..) => {}
             }
             if progress.changed().await.is_err() {
                 // The task that was opening it is gone.
@@ -74,8 +90,8 @@ impl Core {
     /// Why a session that is being opened is not open yet, once an attempt has failed.
     pub(super) fn hindrance(&self, domain: Domain) -> Option<Error> {
         match &self.doors().get(&domain)?.behind {
-            Behind::Opening(progress) => match &*progress.borrow() {
-                Progress::Trying(error) => error.clone(),
+            Behind::Opening(opening) => match &*opening.progress.borrow() {
+                Progress::Trying(_, error) => error.clone(),
                 Progress::Failed(error) => Some(error.clone()),
                 Progress::Open(_) => None,
             },
@@ -83,20 +99,21 @@ impl Core {
         }
     }
 
-    fn enter(self: &Arc<Core>, domain: Domain) -> Result<Arc<OpenSession>, watch::Receiver<Progress>> {
+    fn enter(self: &Arc<Core>, domain: Domain) -> Result<Arc<OpenSession>, Opening> {
         let mut doors = self.doors();
         match doors.get(&domain).map(|door| &door.behind) {
             Some(Behind::Open(session)) if session.lease().over().is_none() => return Ok(session.clone()),
-            Some(Behind::Opening(progress)) => return Err(progress.clone()),
+            Some(Behind::Opening(opening)) => return Err(opening.clone()),
             _ => {}
         }
-        let (tell, progress) = watch::channel(Progress::Trying(None));
-        let keeper = Keeper::new(self, domain);
-        doors.insert(domain, Door { keeper: keeper.number, behind: Behind::Opening(progress.clone()) });
+        let (tell, progress) = watch::channel(Progress::Trying(0, None));
+        let opening = Opening { progress, hurry: Arc::default() };
+        let keeper = Keeper::new(self, domain, opening.hurry.clone());
+        doors.insert(domain, Door { keeper: keeper.number, behind: Behind::Opening(opening.clone()) });
         // A runtime that has ended drops the keeper at once, and the keeper then asks for the doors.
         drop(doors);
         self.runtime.spawn(keeper.keep(tell));
-        Err(progress)
+        Err(opening)
     }
 }
 
@@ -105,12 +122,13 @@ struct Keeper {
     core: Arc<Core>,
     domain: Domain,
     number: u64,
+    hurry: Arc<Notify>,
 }
 
 impl Keeper {
-    fn new(core: &Arc<Core>, domain: Domain) -> Keeper {
+    fn new(core: &Arc<Core>, domain: Domain, hurry: Arc<Notify>) -> Keeper {
         core.keepers.send_modify(|keepers| *keepers += 1);
-        Keeper { core: core.clone(), domain, number: core.next_ticket().0 }
+        Keeper { core: core.clone(), domain, number: core.next_ticket().0, hurry }
     }
 
     async fn keep(self, tell: watch::Sender<Progress>) {
@@ -139,6 +157,7 @@ impl Keeper {
         let core = &self.core;
         let give_up_at = core.clock.boot() + core.settings.retry.patience();
         let mut pauses = core.settings.retry.pauses();
+        let mut failed = 0;
         loop {
             let id = SessionId::random()?;
             let session = OpenSession::new(core, id);
@@ -154,6 +173,8 @@ impl Keeper {
                         if session.lease().acknowledge(sent) {
                             return Ok(session);
                         }
+                        // Its answer came after its end, here. For the store it may live on.
+                        core.jobs.hand_over(heartbeat::close(session.clone()));
                         caller.explain(Error::session_lost(Reason::Expired))
                     }
                     Err(error) => error,
@@ -164,8 +185,9 @@ impl Keeper {
                 }
                 let over = matches!(error.kind(), ErrorKind::SessionLost(_));
                 tracing::debug!(target: telemetry::TARGET, %error, "opening a session again in {pause:?}");
-                tell.send_replace(Progress::Trying(Some(error)));
-                core.clock.sleep(pause).await;
+                failed += 1;
+                tell.send_replace(Progress::Trying(failed, Some(error)));
+                race(core.clock.sleep(pause), self.hurry.notified()).await;
                 if over || core.clock.boot().since(sent) >= core.settings.ttl / 2 {
                     break;
                 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::acquire::{Ask, Sighting, Won};
 use super::call::Caller;
-use super::claims::News;
 use super::hold::Hold;
 use super::race::{First, race};
 use super::release::settle;
 use super::session::OpenSession;
-use crate::backend::{Certainty, Claim, Claimed, Proof, Term};
+use super::waiting::News;
+use crate::backend::{Certainty, Claim, ClaimRef, Claimed, Proof, Term};
 use crate::error::{Effect, Error, ErrorKind, Operation, Result};
 use crate::hold::Reason;
 use crate::telemetry;
@@ -93,8 +93,7 @@ impl Place {
                 Effect::Unknown => self.loose = true,
             }
             if let ErrorKind::SessionLost(reason) = error.kind() {
-                self.session.end(*reason);
-                self.session.nudge();
+                self.session.end_by_the_store(*reason);
             }
             return reply;
         }
@@ -266,15 +265,32 @@ impl Drop for Place {
             Term::Fixed(time) => Some(session.core().clock.boot() + time),
             Term::Session { .. } => None,
         };
-        match self.flight.take() {
-            None => session.core().jobs.hand_over(settle(session.clone(), claim, certainty, outlives)),
-            Some(flight) => self.session.core().jobs.hand_over(async move {
-                match flight.await {
-                    Ok(Claimed::Busy(_)) => session.claims().forget(claim.ticket),
-                    Ok(_) => settle(session, claim, certainty, outlives).await,
-                    Err(_) => settle(session, claim, Certainty::MaybeInFlight, outlives).await,
-                }
-            }),
-        }
+        let at_least = matches!(self.claim.term, Term::Session { at_least } if !at_least.is_zero());
+        let flight = self.flight.take();
+        self.session.core().jobs.hand_over(async move {
+            let certainty = match flight {
+                None => certainty,
+                Some(flight) => match flight.await {
+                    Ok(Claimed::Busy(_)) => return session.claims().forget(claim.ticket),
+                    Ok(_) => certainty,
+                    Err(_) => Certainty::MaybeInFlight,
+                },
+            };
+            settle(session.clone(), claim.clone(), certainty, outlives).await;
+            if at_least {
+                forgo(&session, &claim).await;
+            }
+        });
+    }
+}
+
+/// Nobody ever held what was withdrawn: it has no `hold_at_least` to sit out. Best effort.
+async fn forgo(session: &OpenSession, claim: &ClaimRef) {
+    let core = session.core();
+    let caller = Caller::new(core, Operation::Release).on(&claim.key);
+    let Ok(state) = caller.call(core.backend.inspect(&claim.key)).await else { return };
+    let left = state.holders.iter().find(|h| (h.session, h.ticket) == (session.id(), claim.ticket));
+    if let Some(left) = left {
+        let _ = caller.call(core.backend.force_release(&claim.key, Some(left.token))).await;
     }
 }

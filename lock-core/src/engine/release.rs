@@ -78,6 +78,7 @@ fn conclude(session: &Arc<OpenSession>, hold: &Arc<Hold>, answer: Result<Release
         Err(error) => match error.kind() {
             ErrorKind::SessionLost(reason) => {
                 session.claims().forget(claim.ticket);
+                session.end_by_the_store(*reason);
                 Ok(hold.finish(End::Lost(*reason)))
             }
             _ => {
@@ -89,7 +90,7 @@ fn conclude(session: &Arc<OpenSession>, hold: &Arc<Hold>, answer: Result<Release
     }
 }
 
-/// Releases until the store has answered, or the session is over and the TTL answers.
+/// Releases until the store has answered, and returns that; or the session is over and the TTL answers.
 ///
 /// What a detached claim may have been granted outlives the session, and nobody was told its token: for that it goes on
 /// until the term ends, or the client.
@@ -98,15 +99,22 @@ pub(super) async fn settle(
     claim: ClaimRef,
     certainty: Certainty,
     outlives: Option<BootTime>,
-) {
+) -> Option<Released> {
     let core = session.core().clone();
     let mut pauses = core.settings.retry.pauses();
     let goes_on = || outlives.is_some_and(|end| core.clock.boot() < end && !core.closing.is_closed());
+    let mut answer = None;
     while session.lease().over().is_none() || goes_on() {
         match attempt(session.clone(), claim.clone(), certainty).await {
-            Ok(_) => break,
-            Err(error) if matches!(error.kind(), ErrorKind::SessionLost(_)) => break,
+            Ok(released) => {
+                answer = Some(released);
+                break;
+            }
             Err(error) => {
+                if let ErrorKind::SessionLost(reason) = error.kind() {
+                    session.end_by_the_store(*reason);
+                    break;
+                }
                 let pause = pauses.next().unwrap_or_default();
                 tracing::debug!(target: telemetry::TARGET, %error, "a release goes on in {pause:?}");
                 core.clock.sleep(pause).await;
@@ -114,6 +122,7 @@ pub(super) async fn settle(
         }
     }
     session.claims().forget(claim.ticket);
+    answer
 }
 
 async fn attempt(session: Arc<OpenSession>, claim: ClaimRef, certainty: Certainty) -> Result<Released> {

@@ -9,7 +9,7 @@ use super::claims::{Chore, Claims};
 use super::hold::Hold;
 use super::lease::Lease;
 use super::release::settle;
-use crate::backend::{Certainty, ClaimRef, Event, EventSink, Session, SessionId};
+use crate::backend::{Certainty, ClaimRef, Event, EventSink, Released, Session, SessionId};
 use crate::hold::{End, Reason};
 use crate::telemetry;
 
@@ -85,8 +85,7 @@ impl OpenSession {
 
     fn receive(self: &Arc<OpenSession>, event: Event) {
         if let Event::Lost(reason) = event {
-            self.end(reason);
-            self.nudge();
+            self.end_by_the_store(reason);
             return;
         }
         let now = self.core.clock.boot();
@@ -99,13 +98,7 @@ impl OpenSession {
     /// Ends what has to end now, and releases it in a job.
     pub(super) fn perform(self: &Arc<OpenSession>, chore: Chore) {
         match chore {
-            Chore::Orphan(claim) => {
-                tracing::warn!(
-                    target: telemetry::TARGET, key = %claim.key, ticket = claim.ticket.0,
-                    "the store keeps a grant that nobody owns: releasing it"
-                );
-                self.release_in_a_job(claim, Certainty::MaybeInFlight);
-            }
+            Chore::Orphan(claim) => self.core.jobs.hand_over(free_orphan(self.clone(), claim)),
             Chore::Drop(hold, reason) => self.drop_hold(&hold, reason),
         }
     }
@@ -119,11 +112,20 @@ impl OpenSession {
         );
         hold.begin_release();
         self.claims().leave(hold.claim().ticket);
-        self.release_in_a_job(hold.claim().clone(), Certainty::MaybeInFlight);
+        self.release_in_a_job(hold.claim().clone(), hold.certainty());
     }
 
     pub(super) fn release_in_a_job(self: &Arc<OpenSession>, claim: ClaimRef, certainty: Certainty) {
-        self.core.jobs.hand_over(settle(self.clone(), claim, certainty, None));
+        let settling = settle(self.clone(), claim, certainty, None);
+        self.core.jobs.hand_over(async move {
+            settling.await;
+        });
+    }
+
+    /// The store has said that it is over, by an event or in answer to anything: its heartbeat has nothing left to keep.
+    pub(super) fn end_by_the_store(&self, reason: Reason) {
+        self.end(reason);
+        self.nudge();
     }
 
     /// Ends the session, with all its holds and waiters.
@@ -146,4 +148,18 @@ impl OpenSession {
             hold.leave_unattended();
         }
     }
+}
+
+/// Releases what a store says is wanted and nobody here knows. Late news of a hold that was given back finds nothing, and
+/// leaves nothing behind. What it does find had a release that the store lost; so it may have lost as well that no copy of
+/// its claim may take effect any more, and is told again.
+async fn free_orphan(session: Arc<OpenSession>, claim: ClaimRef) {
+    if settle(session.clone(), claim.clone(), Certainty::Settled, None).await != Some(Released::Done) {
+        return;
+    }
+    tracing::warn!(
+        target: telemetry::TARGET, key = %claim.key, ticket = claim.ticket.0,
+        "the store kept a grant that nobody owned: it is released"
+    );
+    settle(session, claim, Certainty::MaybeInFlight, None).await;
 }

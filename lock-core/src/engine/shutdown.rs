@@ -1,11 +1,13 @@
 //! Ending: of one client by its application, or of an engine that nobody uses any more.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::race::race;
+use super::release::settle;
 use super::{Core, Engine};
 use crate::backend::Certainty;
 use crate::hold::{End, Reason};
@@ -67,6 +69,8 @@ impl Engine {
         let core = &self.core;
         core.closing.drain();
         let mut deadline = core.clock.sleep(within);
+        let left: Arc<Mutex<BTreeSet<LockKey>>> = Arc::default();
+        let keys = || left.lock().unwrap_or_else(PoisonError::into_inner);
         let work = async {
             for session in core.open_sessions() {
                 let holds = session.claims().holds();
@@ -74,17 +78,26 @@ impl Engine {
                     hold.finish(End::Lost(Reason::ShutDown));
                     hold.begin_release();
                     session.claims().leave(hold.claim().ticket);
-                    session.release_in_a_job(hold.claim().clone(), Certainty::MaybeInFlight);
+                    keys().insert(hold.claim().key.clone());
+                    let (session, left, claim) = (session.clone(), left.clone(), hold.claim().clone());
+                    core.jobs.hand_over(async move {
+                        let key = claim.key.clone();
+                        // A session whose lease ends meanwhile forgets its claims: that is no acknowledgement.
+                        if settle(session, claim, Certainty::MaybeInFlight, None).await.is_some() {
+                            left.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+                        }
+                    });
                 }
             }
             core.jobs.drained().await;
         };
         race(work, &mut deadline).await;
-        let left = core.open_sessions().iter().flat_map(|session| session.claims().keys()).collect();
+        keys().extend(core.open_sessions().iter().flat_map(|session| session.claims().keys()));
         core.closing.begin();
         let mut keepers = core.keepers.subscribe();
         race(keepers.wait_for(|&keepers| keepers == 0), &mut deadline).await;
-        left
+        let left = std::mem::take(&mut *keys());
+        left.into_iter().collect()
     }
 }
 

@@ -13,7 +13,7 @@ use self::session::MemorySession;
 use self::store::Store;
 use crate::backend::{
     Backend, BackendInfo, Capabilities, EventSink, Failover, Fencing, Liveness, LockState, Opened, Page,
-    Query, SessionOptions,
+    Query, SessionId, SessionOptions,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
@@ -42,6 +42,11 @@ impl MemoryBackend {
     /// Loses whatever it knows of a key, holders, queue and fence, and tells nobody: for tests of what happens then.
     pub fn forget(&self, key: &LockKey) {
         self.store.forget(key);
+    }
+
+    /// Ends a session, as its expiry does, and tells nobody: for tests of what happens then.
+    pub fn end_session(&self, session: SessionId) {
+        self.store.close(session);
     }
 }
 

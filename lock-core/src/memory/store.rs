@@ -1,6 +1,6 @@
 //! The lock table behind a mutex.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,6 +31,8 @@ struct State {
     floor: u64,
     /// Idle records whose fence was not behind the clock when they became idle.
     lingering: VecDeque<LockKey>,
+    /// What is in there: each key once.
+    lingers: HashSet<LockKey>,
 }
 
 struct Member {
@@ -190,7 +192,7 @@ impl Store {
     fn apply(&self, state: &mut State, key: &LockKey, command: &Command) -> (Outcome, Input) {
         let now = self.now();
         let input = Input { now, proposed_token: self.clock.wall_micros().max(state.floor + 1) };
-        let State { keys, sessions, floor, lingering } = state;
+        let State { keys, sessions, floor, lingering, lingers } = state;
         let alive = |session| sessions.get(&session).is_some_and(|member| member.lives(now));
         let record = match keys.get_mut(key) {
             Some(record) => record,
@@ -200,18 +202,21 @@ impl Store {
         if record.is_disposable(input) {
             *floor = (*floor).max(record.fence());
             keys.remove(key);
-        } else if record.is_idle() && applied.changed {
+        } else if record.is_idle() && applied.changed && lingers.insert(key.clone()) {
             lingering.push_back(key.clone());
         }
         // One old acquaintance for each command: so they never pile up, and no command pays for many.
         if let Some(old) = lingering.pop_front() {
             match keys.get(&old) {
-                Some(record) if record.is_disposable(input) => {
+                Some(record) if record.is_idle() && !record.is_disposable(input) => lingering.push_back(old),
+                Some(record) if record.is_idle() => {
                     *floor = (*floor).max(record.fence());
                     keys.remove(&old);
+                    lingers.remove(&old);
                 }
-                Some(record) if record.is_idle() => lingering.push_back(old),
-                _ => {}
+                _ => {
+                    lingers.remove(&old);
+                }
             }
         }
         for notice in &applied.notices {
@@ -278,5 +283,45 @@ fn protocol(outcome: &Outcome) -> Error {
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Store(in memory)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Domain, Ticket};
+    use crate::clock::VirtualClock;
+    use crate::mode::{Mode, Permit};
+
+    #[test]
+    fn an_idle_key_is_remembered_once() {
+        let clock = VirtualClock::new();
+        let store = Store::new(Arc::new(clock.clone()));
+        let id = SessionId::from_u128(1);
+        let options =
+            SessionOptions::new(id, Domain(0), Duration::from_secs(3600), crate::HolderInfo::new(1));
+        store.open(&options, EventSink::new(|_| {})).unwrap();
+        let mut ticket = 0;
+        let mut cycle = |key: usize| {
+            ticket += 1;
+            let claim = Claim::new(
+                LockKey::new(format!("k{key}")).unwrap(),
+                Ticket(ticket),
+                Mode::Exclusive,
+                Permit::MUTEX,
+            );
+            assert!(matches!(store.claim(id, &claim), Ok(Claimed::Granted { .. })));
+            store.release(id, &claim.reference(), Certainty::Settled).unwrap();
+        };
+        (0..10).for_each(&mut cycle);
+        clock.step_wall(-3_600_000_000); // Set back by an hour: no fence is behind it for so long.
+        (0..10_000).for_each(|n| cycle(n % 10));
+        let state = store.state();
+        assert!(
+            state.lingering.len() <= 2 * state.keys.len(),
+            "{} entries for {} keys",
+            state.lingering.len(),
+            state.keys.len()
+        );
     }
 }

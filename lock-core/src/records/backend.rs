@@ -11,7 +11,7 @@ use crate::backend::{
     Backend, BackendInfo, EventSink, Finding, HolderState, LockState, Opened, Page, Query, SessionOptions,
     WaiterState,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::LockKey;
 use crate::table::{Command, Holder, Input, KeyRecord, Outcome};
 use crate::token::FencingToken;
@@ -90,8 +90,11 @@ impl<S: RecordStore> Backend for Records<S> {
         let page = self.store.list(query).await?;
         let mut busy = Page::new(Vec::new(), page.next);
         for key in page.keys {
-            if !self.inspect(&key).await?.is_idle() {
-                busy.keys.push(key);
+            match self.inspect(&key).await {
+                Ok(state) if state.is_idle() => {}
+                // Whoever looks at it learns what is wrong with it, and the others are seen all the same.
+                Err(error) if *error.kind() != ErrorKind::Damaged => return Err(error),
+                _ => busy.keys.push(key),
             }
         }
         Ok(busy)
@@ -102,7 +105,7 @@ impl<S: RecordStore> Backend for Records<S> {
         match done.applied.outcome {
             Outcome::ForceReleased(count) => Ok(count),
             other => Err(Error::new(
-                crate::ErrorKind::Protocol,
+                ErrorKind::Protocol,
                 format!("the lock table answered a force-release with {other:?}"),
             )),
         }

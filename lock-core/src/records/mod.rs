@@ -103,7 +103,7 @@ pub trait RecordSession: Debug + Send + Sync + 'static {
 
     /// Sends [`Event::Recheck`](crate::Event::Recheck) for a ticket as soon as one of these sessions is over: also
     /// when it is over already. Replaces what was watched for that ticket; best effort: without it, whoever waits looks
-    /// again when the holder's lease would have ended.
+    /// again when a lease would have ended.
     fn watch(&self, _ticket: Ticket, _sessions: &[SessionId]) {}
 
     /// Stops watching for a ticket.

@@ -6,13 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::transact::{Transacted, decode, transact};
-use super::{RecordSession, RecordStore};
+use super::{RecordSession, RecordStore, Sight};
 use crate::backend::{
     Certainty, Claim, ClaimRef, Claimed, Proof, Released, Renewal, Session, SessionId, Standing,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::hold::{Busy, Reason};
-use crate::table::{Blocker, Command, Holding, Input, KeyRecord, Outcome};
+use crate::table::{Blocker, Command, Holding, Input, KeyRecord, Outcome, Waiter};
 
 #[derive(Debug)]
 pub(super) struct TableSession {
@@ -25,36 +25,49 @@ impl TableSession {
         TableSession { store, session }
     }
 
-    async fn busy(&self, blocker: Option<Blocker>, input: Input) -> Result<Busy> {
-        let Some(blocker) = blocker else { return Ok(Busy::new()) };
-        let sight = self.store.sight(blocker.session).await?;
+    async fn busy(&self, blocker: Option<Blocker>, input: Input) -> Busy {
+        let Some(blocker) = blocker else { return Busy::new() };
+        // Best effort: the claim has been applied, and an error would say that it was not.
+        let sight = self.store.sight(blocker.session).await.unwrap_or_else(|_| Sight::over());
         let fixed = blocker.until.map(|until| Duration::from_micros(until.saturating_sub(input.now)));
-        Ok(Busy::new().held_by(sight.info).for_another(fixed.or(sight.remaining)).under(Some(blocker.token)))
+        Busy::new().held_by(sight.info).for_another(fixed.or(sight.remaining)).under(Some(blocker.token))
     }
 
     /// When the head of the queue has to look again: when the first of the holders has ended, unless it is renewed.
-    async fn next_look(&self, record: &KeyRecord, input: Input) -> Result<Option<Duration>> {
+    async fn next_look(&self, record: &KeyRecord, input: Input) -> Option<Duration> {
         let mut next: Option<Duration> = None;
         for holder in record.holders() {
             let ends_in = match holder.holding {
                 Holding::Fixed { until, .. } => Some(Duration::from_micros(until.saturating_sub(input.now))),
-                Holding::Session { .. } => {
-                    let sight = self.store.sight(holder.session).await?;
-                    if sight.lives { sight.remaining } else { Some(Duration::ZERO) }
-                }
+                Holding::Session { .. } => match self.store.sight(holder.session).await {
+                    Ok(sight) if sight.lives => sight.remaining,
+                    Ok(_) => Some(Duration::ZERO),
+                    Err(_) => Some(self.session.ttl() / 3),
+                },
             };
             next = sooner(next, ends_in);
         }
         let slack = self.store.info().capabilities.expiry_slack;
-        Ok(next.map(|time| time + slack))
+        next.map(|time| time + slack)
     }
 
-    fn watch_holders(&self, claim: &ClaimRef, record: &KeyRecord) {
+    /// Has this claim told when somebody ends whom it waits for: the head the holders, the others the one before them. So
+    /// each death is noticed by one, also when the head dies together with the holders.
+    fn watch_in_front(&self, claim: &ClaimRef, record: &KeyRecord) {
         let own = self.session.id();
-        // A hold with a fixed end does not end with its session: to be told of a death that changes nothing, and to
-        // claim again because of it, would go round for as long as the hold lasts.
-        let by_session = record.holders().iter().filter(|h| matches!(h.holding, Holding::Session { .. }));
-        let mut sessions: Vec<_> = by_session.map(|holder| holder.session).collect();
+        let is_this = |waiter: &&Waiter| (waiter.session, waiter.ticket) == (own, claim.ticket);
+        let before = record.queue().take_while(|waiter| !is_this(waiter)).last();
+        let mut sessions: Vec<_> = match before {
+            Some(waiter) => vec![waiter.session],
+            // A hold with a fixed end does not end with its session: to be told of a death that changes nothing, and to
+            // claim again because of it, would go round for as long as the hold lasts.
+            None => record
+                .holders()
+                .iter()
+                .filter(|holder| matches!(holder.holding, Holding::Session { .. }))
+                .map(|holder| holder.session)
+                .collect(),
+        };
         sessions.sort_unstable();
         sessions.dedup();
         sessions.retain(|&session| session != own);
@@ -82,8 +95,15 @@ impl Session for TableSession {
                 // A local store answers without ever waiting: leave room for the other tasks of this thread.
                 tokio::task::yield_now().await;
             }
-            let record = decode(&*self.store, &claim.key, &self.store.read(&claim.key).await?)?;
-            standings.push(self.standing(claim, &record).await?);
+            standings.push(match self.look(claim).await {
+                Ok(standing) => standing,
+                // What is wrong with one key must not end whatever else the session holds.
+                Err(error) if *error.kind() == ErrorKind::Damaged => Standing::Gone,
+                Err(_) => Standing::Unknown,
+            });
+            if !matches!(standings.last(), Some(Standing::Waits { .. })) {
+                self.session.unwatch(claim.ticket);
+            }
         }
         Ok(Renewal::new(standings))
     }
@@ -99,16 +119,13 @@ impl Session for TableSession {
                 Ok(Claimed::Granted { token, proof: Proof::NONE })
             }
             Outcome::Queued { head, blocker } => {
-                let busy = self.busy(blocker, input).await?;
-                let mut recheck_in = None;
-                if head {
-                    // In this order: whoever dies between the two is seen by the watch.
-                    recheck_in = self.next_look(&record, input).await?;
-                    self.watch_holders(&claim.reference(), &record);
-                }
+                let busy = self.busy(blocker, input).await;
+                // In this order: whoever dies between the two is seen by the watch.
+                let recheck_in = if head { self.next_look(&record, input).await } else { None };
+                self.watch_in_front(&claim.reference(), &record);
                 Ok(Claimed::Queued { recheck_in: sooner(recheck_in, self.store.poll()), busy })
             }
-            Outcome::Busy { blocker } => Ok(Claimed::Busy(self.busy(blocker, input).await?)),
+            Outcome::Busy { blocker } => Ok(Claimed::Busy(self.busy(blocker, input).await)),
             outcome => Err(outcome.into_error().unwrap_or_else(|outcome| Self::protocol(&outcome, "claim"))),
         }
     }
@@ -130,15 +147,15 @@ impl Session for TableSession {
 }
 
 impl TableSession {
-    async fn standing(&self, claim: &ClaimRef, record: &KeyRecord) -> Result<Standing> {
+    async fn look(&self, claim: &ClaimRef) -> Result<Standing> {
+        let record = decode(&*self.store, &claim.key, &self.store.read(&claim.key).await?)?;
         let standing = record.standing(self.id(), claim.ticket);
         let Standing::Waits { .. } = standing else { return Ok(standing) };
+        self.watch_in_front(claim, &record);
         let recheck_in = if record.is_head(self.id(), claim.ticket) {
-            let input = self.store.input().await?;
-            self.watch_holders(claim, record);
-            self.next_look(record, input).await?
+            self.next_look(&record, self.store.input().await?).await
         } else {
-            self.head_end(record).await
+            self.head_end(&record).await
         };
         Ok(Standing::Waits { recheck_in: sooner(recheck_in, self.store.poll()) })
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::{RecordStore, Versioned, Written};
-use crate::backend::SessionId;
+use crate::backend::{Certainty, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::LockKey;
 use crate::table::{Applied, Command, Input, KeyRecord};
@@ -32,7 +32,11 @@ pub(super) async fn transact(
         let before = decode(store, key, &current)?;
         let input = store.input().await?;
         let (applied, record) = judge(store, &before, input, command, &mut liveness).await?;
-        if applied.changed {
+        // A write of an earlier copy may be on its way to an unchanged record. A tombstone moves its version, but a session
+        // that is over gets none.
+        let fence_off = matches!(command, Command::Release { certainty: Certainty::MaybeInFlight, .. })
+            && own.is_some_and(|(_, lives)| !lives);
+        if applied.changed || fence_off {
             match store.write(key, current.version, &record.encode()).await? {
                 Written::Done => {}
                 Written::Conflict(fresh) => {
@@ -95,7 +99,12 @@ async fn judge(
         }
         for session in unknown {
             if let Entry::Vacant(unasked) = liveness.entry(session) {
-                unasked.insert(store.end_if_over(session).await?);
+                let lives = match store.end_if_over(session).await {
+                    // What is to be ended by force need not say first whether it lives.
+                    Err(_) if matches!(command, Command::ForceRelease { .. }) => true,
+                    lives => lives?,
+                };
+                unasked.insert(lives);
             }
         }
     }

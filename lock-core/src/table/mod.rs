@@ -231,6 +231,6 @@ pub enum News {
     Recheck,
     /// Its hold was ended.
     Revoked(Reason),
-    /// Somebody waits for what it holds; or it is the head of the queue, and somebody behind it asks again.
+    /// Somebody waits for what it holds, or tried; or it is the head of the queue, and somebody behind it asks again.
     Wanted,
 }

@@ -3,7 +3,7 @@
 use super::{
     Applied, Blocker, Command, Holder, Holding, Input, KeyRecord, News, Notice, Outcome, Request, Waiter,
 };
-use crate::backend::{Certainty, Released, SessionId, Ticket};
+use crate::backend::{Certainty, Released, SessionId, Term, Ticket};
 use crate::hold::Reason;
 use crate::token::FencingToken;
 
@@ -83,6 +83,8 @@ impl<'a> Step<'a> {
             return self.grant_now(request);
         }
         if !request.wait {
+            // Also to whoever only tries, a grant that nobody owns must not be busy for ever.
+            self.tell_holders_that_they_are_wanted();
             return Outcome::Busy { blocker: self.blocker() };
         }
         self.record.queue.push_back(waiter(request));
@@ -229,23 +231,30 @@ impl<'a> Step<'a> {
                 self.settle();
                 return Outcome::FenceExhausted;
             }
-            let wanted = self.record.holders.iter().filter_map(|holder| match holder.holding {
-                Holding::Session { .. } => {
-                    Some(Notice { session: holder.session, ticket: holder.ticket, news: News::Wanted })
-                }
-                Holding::Fixed { .. } => None,
-            });
-            self.notices.extend(wanted);
+            self.tell_holders_that_they_are_wanted();
         }
         Outcome::Queued { head, blocker: self.blocker() }
+    }
+
+    fn tell_holders_that_they_are_wanted(&mut self) {
+        let wanted = self.record.holders.iter().filter_map(|holder| match holder.holding {
+            Holding::Session { .. } => {
+                Some(Notice { session: holder.session, ticket: holder.ticket, news: News::Wanted })
+            }
+            Holding::Fixed { .. } => None,
+        });
+        self.notices.extend(wanted);
     }
 
     /// Whoever asks again behind the head has heard nothing for long. The others rely on the head to look after the
     /// holders, and a place that nobody owns does not: its engine then finds it out.
     fn look_for_the_head(&mut self, outcome: &Outcome) {
         if let (Outcome::Queued { head: false, .. }, Some(first)) = (outcome, self.record.queue.front()) {
-            let (session, ticket) = (first.session, first.ticket);
-            self.notices.push(Notice { session, ticket, news: News::Wanted });
+            // As with holders: once granted, its engine forgets a claim with a fixed end, and would release it.
+            if matches!(first.term, Term::Session { .. }) {
+                let (session, ticket) = (first.session, first.ticket);
+                self.notices.push(Notice { session, ticket, news: News::Wanted });
+            }
         }
     }
 

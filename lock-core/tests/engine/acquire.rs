@@ -1,6 +1,8 @@
 //! Acquiring: attempts, waiting, retries and what their errors say.
 
-use lock_core::{AcquireOptions, Effect, ErrorKind, Reason, RetryPolicy, Wait};
+use std::sync::Arc;
+
+use lock_core::{AcquireOptions, Effect, ErrorKind, LockClient, Reason, RetryPolicy, Wait};
 
 use crate::support::{Fault, Op, TTL, World, at_once, millis, rest, secs};
 
@@ -302,4 +304,30 @@ async fn a_grant_that_is_pushed_between_two_tries_ends_the_waiting() {
     assert_eq!(world.state("k").await.queue.len(), 1, "queued, though nobody heard of it");
     holder.release().await.unwrap();
     assert!(at_once(waiter).await.expect("no time passes").unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_store_that_went_away_while_one_waited_is_not_busy() {
+    let world = World::with(|builder| builder.ttl(secs(60)));
+    let other = LockClient::builder(world.memory.clone())
+        .clock(Arc::new(world.clock.clone()))
+        .ttl(secs(60))
+        .build()
+        .unwrap();
+    let _holder = other.mutex("k").unwrap().acquire().await.unwrap();
+    let lock = world.client.mutex("k").unwrap();
+    let options = AcquireOptions::new().wait(Wait::AtMost(secs(50)));
+    let run = tokio::spawn(async move { lock.run_with(&options, |_| async {}).await });
+    rest().await;
+    for op in [Op::Claim, Op::Renew, Op::Release] {
+        world.wires.always(op, Fault::Silence);
+    }
+    world.wires.deafen();
+    world.pass(secs(51)).await;
+    let ran = run.await.unwrap();
+    assert!(
+        ran.is_err(),
+        "{ran:?}: nothing was heard of the store for 50 s, {} renewals failed",
+        world.wires.count(Op::Renew)
+    );
 }

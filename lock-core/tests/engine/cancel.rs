@@ -3,6 +3,8 @@
 use std::future::{Future, poll_fn};
 use std::task::Poll;
 
+use lock_core::AcquireOptions;
+
 use crate::support::{Fault, Op, TTL, World, at_once, millis, rest, secs};
 
 /// Polls a future this often, then drops it. `true` when it was ready before.
@@ -156,3 +158,16 @@ async fn a_guard_keeps_the_engine_alive_and_the_last_one_closes_the_session() {
 }
 
 use lock_core::LockClient;
+
+/// Nobody ever held it.
+#[tokio::test]
+async fn an_acquire_that_was_dropped_does_not_keep_the_key_for_hold_at_least() {
+    let world = World::new();
+    world.client.open().await.unwrap();
+    world.wires.fail(Op::Claim, [Fault::AnsweredAfter(secs(1))]);
+    let lock = world.client.mutex("nightly").unwrap();
+    let options = AcquireOptions::new().hold_at_least(secs(3600));
+    assert!(at_once(lock.acquire_with(&options)).await.is_none(), "its caller gives up before the answer");
+    world.pass(secs(60)).await;
+    assert!(world.state("nightly").await.is_idle(), "nobody ran: {:?}", world.state("nightly").await.holders);
+}

@@ -173,3 +173,16 @@ async fn a_store_without_fixed_terms_says_so() {
     let error = lock.acquire_detached(secs(1), &AcquireOptions::new()).await.unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::Unsupported);
 }
+
+#[tokio::test]
+async fn a_shutdown_that_outlasts_the_lease_names_what_was_never_acknowledged() {
+    let world = World::new();
+    let _guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
+    for op in [Op::Release, Op::Renew, Op::Close] {
+        world.wires.always(op, Fault::Silence);
+    }
+    let client = world.client.clone();
+    let shutdown = tokio::spawn(async move { client.shutdown(secs(60)).await });
+    world.pass(secs(61)).await;
+    assert_eq!(shutdown.await.unwrap().len(), 1);
+}

@@ -1,6 +1,9 @@
 //! Losing a lock: by time, by the store's word, by force; told in time, and for good.
 
-use lock_core::{AcquireOptions, Certainty, Clock, End, Event, HoldState, Reason};
+use lock_core::{
+    AcquireOptions, Certainty, Claim, ClaimRef, Clock, End, Event, HoldState, LockKey, Mode, Permit, Reason,
+    Ticket,
+};
 
 use crate::support::{Fault, Op, TTL, World, at_once, millis, rest, secs};
 
@@ -149,13 +152,8 @@ async fn a_grant_that_nobody_owns_is_freed_as_soon_as_somebody_wants_it() {
     let world = World::new();
     world.client.open().await.unwrap();
     let (_, session) = world.wires.sessions()[0].clone();
-    let key = lock_core::LockKey::new("k").unwrap();
-    let orphan = lock_core::Claim::new(
-        key,
-        lock_core::Ticket(9999),
-        lock_core::Mode::Exclusive,
-        lock_core::Permit::MUTEX,
-    );
+    let key = LockKey::new("k").unwrap();
+    let orphan = Claim::new(key, Ticket(9999), Mode::Exclusive, Permit::MUTEX);
     session.claim(&orphan).await.unwrap();
     let lock = world.neighbour().mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
@@ -170,9 +168,9 @@ async fn a_place_that_nobody_owns_before_a_grant_that_nobody_owns_blocks_nobody_
     let first = world.client.mutex("k").unwrap().acquire().await.unwrap();
     let (_, session) = world.wires.sessions()[0].clone();
     let orphan = |ticket| {
-        let key = lock_core::LockKey::new("k").unwrap();
-        let mode = lock_core::Mode::Exclusive;
-        lock_core::Claim::new(key, lock_core::Ticket(ticket), mode, lock_core::Permit::MUTEX).waiting(true)
+        let key = LockKey::new("k").unwrap();
+        let mode = Mode::Exclusive;
+        Claim::new(key, Ticket(ticket), mode, Permit::MUTEX).waiting(true)
     };
     // Their wake-ups are lost, so that nothing is found out before the waiter asks.
     world.wires.deafen();
@@ -211,4 +209,36 @@ async fn a_wanted_hold_is_told_and_kept() {
     let _waiter = tokio::spawn(async move { lock.acquire().await });
     rest().await;
     assert!(guard.is_wanted() && guard.state().is_held());
+}
+
+#[tokio::test]
+async fn a_grant_that_nobody_owns_is_freed_for_whoever_only_tries() {
+    let world = World::new();
+    world.client.open().await.unwrap();
+    let (_, session) = world.wires.sessions()[0].clone();
+    let claim = Claim::new(LockKey::new("k").unwrap(), Ticket(9999), Mode::Exclusive, Permit::MUTEX);
+    session.claim(&claim).await.unwrap();
+    let other = world.neighbour();
+    let mut busy = 0;
+    for _ in 0..100 {
+        if other.mutex("k").unwrap().try_acquire().await.unwrap().is_ok() {
+            break;
+        }
+        busy += 1;
+        world.pass(TTL).await;
+    }
+    assert!(busy < 10, "busy {busy} times in {busy} TTLs");
+}
+
+#[tokio::test]
+async fn a_grant_that_nobody_owns_is_released_once_however_often_it_is_wanted() {
+    let world = World::new();
+    world.client.open().await.unwrap();
+    world.wires.always(Op::Release, Fault::Silence);
+    let wanted = Event::Wanted(ClaimRef::new(LockKey::new("k").unwrap(), Ticket(9999)));
+    for _ in 0..100 {
+        world.wires.send(&wanted);
+    }
+    rest().await;
+    assert_eq!(world.wires.count(Op::Release), 1);
 }

@@ -8,6 +8,8 @@ mod cancel;
 mod client;
 mod loss;
 mod opening;
+mod peculiar;
+mod records;
 mod release;
 mod renewal;
 mod support;

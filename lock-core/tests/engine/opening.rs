@@ -1,6 +1,6 @@
 //! Opening a session.
 
-use lock_core::{ErrorKind, RetryPolicy};
+use lock_core::{AcquireOptions, Effect, ErrorKind, RetryPolicy, Wait};
 
 use crate::support::{Fault, Op, TTL, World, at_once, rest, secs};
 
@@ -83,4 +83,44 @@ async fn each_part_of_a_store_has_a_session_of_its_own() {
     assert!(here.state().is_held() && there.state().is_held());
     assert!(world.client.shutdown(secs(1)).await.is_empty());
     assert!(world.state("here").await.is_idle() && world.state("elsewhere").await.is_idle());
+}
+
+#[tokio::test]
+async fn whoever_loses_patience_with_a_store_that_refuses_to_open_hears_the_refusal() {
+    let world = World::new();
+    world.wires.always(Op::Open, Fault::Refused);
+    let lock = world.client.mutex("k").unwrap();
+    let options = AcquireOptions::new().wait(Wait::AtMost(secs(3)));
+    let waiter = tokio::spawn(async move { lock.acquire_with(&options).await });
+    world.pass(secs(3)).await;
+    let error = waiter.await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.took_effect()), (&ErrorKind::Unavailable, Effect::NotApplied), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_that_was_opened_too_late_is_closed() {
+    let world = World::with(|builder| builder.call_timeout(secs(60)));
+    world.wires.fail(Op::Open, [Fault::AnsweredAfter(TTL)]);
+    let lock = world.client.mutex("k").unwrap();
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    world.pass(TTL + secs(1)).await;
+    let _guard = waiter.await.unwrap().unwrap();
+    assert_eq!(world.wires.count(Op::Close), 1);
+}
+
+#[tokio::test]
+async fn a_try_makes_an_attempt_of_its_own() {
+    let world = World::new();
+    world.wires.always(Op::Open, Fault::Refused);
+    let lock = world.client.mutex("k").unwrap();
+    let waiter = tokio::spawn({
+        let lock = lock.clone();
+        async move { lock.acquire().await }
+    });
+    world.pass(secs(8)).await;
+    world.wires.heal(); // the store is back; whoever opens the session pauses
+    let before = world.wires.count(Op::Open);
+    let tried = lock.try_acquire().await;
+    assert!(tried.is_ok() || world.wires.count(Op::Open) > before, "refused without having asked: {tried:?}");
+    waiter.abort();
 }

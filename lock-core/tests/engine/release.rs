@@ -89,3 +89,17 @@ async fn a_detached_hold_outlives_its_client_and_ends_by_key_and_token() {
     assert!(other.release_detached("k", held.token).await.unwrap());
     assert!(other.mutex("k").unwrap().try_acquire().await.unwrap().is_ok());
 }
+
+/// Each would stay in the record for as long as the session lives.
+#[tokio::test]
+async fn a_hold_that_was_sent_once_and_answered_leaves_no_tombstone() {
+    let world = World::new();
+    let lock = world.client.mutex("k").unwrap();
+    for _ in 0..50 {
+        let _g = lock.acquire_with(&AcquireOptions::new().hold_at_most(secs(1))).await.unwrap();
+        world.pass(secs(1)).await;
+        assert!(world.state("k").await.is_idle());
+    }
+    let in_flight = world.wires.releases().iter().filter(|(_, c)| *c == Certainty::MaybeInFlight).count();
+    assert_eq!(in_flight, 0, "each is a tombstone that stays as long as the session lives");
+}

@@ -221,3 +221,22 @@ fn nobody_passes_a_waiter_that_had_no_token() {
     assert_eq!(key.told_of_grants(), [2], "under the token before");
     assert_eq!(key.holders(), [2, 3]);
 }
+
+/// Once granted, its engine forgets it, and would take the news for those of an orphan.
+#[test]
+fn a_head_that_will_hold_for_a_fixed_time_is_not_told_that_it_is_wanted() {
+    let mut key = Scene::new();
+    key.claim(mutex(1, 1));
+    key.claim(for_exactly(500, mutex(2, 1)));
+    key.claim(mutex(3, 1));
+    key.claim(mutex(3, 1));
+    assert_eq!(key.told(|news| news == News::Wanted), []);
+}
+
+#[test]
+fn whoever_only_tries_makes_itself_known_too() {
+    let mut key = Scene::new();
+    key.claim(mutex(1, 1));
+    key.claim(trying(mutex(2, 1)));
+    assert_eq!(key.told(|news| news == News::Wanted), [1]);
+}

@@ -276,7 +276,11 @@ impl Server {
 
     pub(super) fn watch_release(&self, id: SessionId, claim: &ClaimRef, certainty: Certainty) {
         let known = self.state().on_their_way.get(&(id, claim.ticket)).copied().unwrap_or_default();
-        if certainty == Certainty::Settled && known > 0 {
+        if certainty != Certainty::Settled {
+            self.state().tombstoned.insert((id, claim.ticket));
+        }
+        let buried = self.state().tombstoned.contains(&(id, claim.ticket));
+        if certainty == Certainty::Settled && known > 0 && !buried {
             self.violation(&format!(
                 "ticket {} of {} was released as settled while a copy of its claim was on its way",
                 claim.ticket.0, claim.key

@@ -101,6 +101,7 @@ pub(crate) struct State {
     broken: BTreeMap<(LockKey, FencingToken), BootTime>,
     /// Copies of claims that have not arrived yet.
     on_their_way: BTreeMap<(SessionId, Ticket), usize>,
+    tombstoned: std::collections::BTreeSet<(SessionId, Ticket)>,
     /// What an engine did that no engine may do.
     violations: Vec<String>,
     /// Sessions whose client has seen their end: since then, nothing may renew them.
@@ -143,6 +144,7 @@ impl Server {
             members: Members::default(),
             broken: BTreeMap::new(),
             on_their_way: BTreeMap::new(),
+            tombstoned: std::collections::BTreeSet::new(),
             violations: Vec::new(),
             abandoned: BTreeMap::new(),
             sent: BTreeMap::new(),

@@ -1,40 +1,28 @@
 //! [`Wire`]: any backend, behind calls, replies and events that can be made to go wrong.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, pending};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use lock_core::{
-    Backend, BackendInfo, Certainty, Claim, ClaimRef, Claimed, Clock, Domain, Effect, Error, ErrorKind,
-    Event, EventSink, FencingToken, Finding, LockKey, LockState, Opened, Page, Query, Released, Renewal,
-    Result, Session, SessionId, SessionOptions, Ticket,
+use crate::backend::{
+    Backend, BackendInfo, Certainty, Claim, ClaimRef, Claimed, Domain, Event, EventSink, Finding, LockState,
+    Opened, Page, Query, Released, Renewal, Session, SessionId, SessionOptions, Ticket,
 };
-
-/// A call to the backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Op {
-    /// [`Backend::open`].
-    Open,
-    /// [`Session::claim`].
-    Claim,
-    /// [`Session::release`].
-    Release,
-    /// [`Session::renew`].
-    Renew,
-    /// [`Session::close`].
-    Close,
-}
+use crate::clock::Clock;
+use crate::error::{Effect, Error, ErrorKind, Operation, Result};
+use crate::key::LockKey;
+use crate::token::FencingToken;
+use async_trait::async_trait;
 
 /// What happens to one call.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Fault {
     /// Nothing.
     None,
+    /// An error of this kind. The call is applied where the effect is [`Effect::Unknown`], and otherwise not.
+    Error(ErrorKind, Effect),
     /// It is not applied, and the error says so.
     Refused,
     /// It is applied, and the error does not know.
@@ -49,16 +37,33 @@ pub enum Fault {
     AppliedAfter(Duration),
 }
 
-/// Makes faults, and counts what passed.
+/// Makes faults on the way to a backend, and counts what passed.
+///
+/// ```
+/// use std::sync::Arc;
+/// use lock_core::testing::{Fault, Wire};
+/// use lock_core::{LockClient, MemoryBackend, Operation, SystemClock};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> lock_core::Result<()> {
+/// let wire = Wire::new(Arc::new(SystemClock::new()));
+/// let client = LockClient::builder(wire.to(MemoryBackend::new())).build()?;
+/// wire.fail(Operation::Claim, [Fault::ReplyLost]);
+/// let guard = client.mutex("k")?.acquire().await?;
+/// assert_eq!(wire.calls(Operation::Claim), 2, "the retry found its own grant");
+/// # drop(guard);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Wire(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     clock: Arc<dyn Clock>,
-    faults: Mutex<Vec<(Op, VecDeque<Fault>)>>,
-    always: Mutex<Vec<(Op, Fault)>>,
-    calls: [AtomicUsize; 5],
+    faults: Mutex<Vec<(Operation, VecDeque<Fault>)>>,
+    always: Mutex<Vec<(Operation, Fault)>>,
+    calls: Mutex<HashMap<Operation, usize>>,
     deaf: Mutex<bool>,
     events: Mutex<Vec<Event>>,
     sinks: Mutex<Vec<EventSink>>,
@@ -74,7 +79,7 @@ impl Wire {
             clock,
             faults: Mutex::default(),
             always: Mutex::default(),
-            calls: Default::default(),
+            calls: Mutex::default(),
             deaf: Mutex::default(),
             events: Mutex::default(),
             sinks: Mutex::default(),
@@ -89,24 +94,32 @@ impl Wire {
         Arc::new(Wired { inner: backend, wire: self.clone() })
     }
 
-    /// The next calls of this kind meet these faults, one each.
-    pub fn fail(&self, op: Op, faults: impl IntoIterator<Item = Fault>) {
+    /// The next calls of this kind meet these faults, one each. Calls are [`Open`](Operation::Open),
+    /// [`Claim`](Operation::Claim), [`Release`](Operation::Release), [`Renew`](Operation::Renew) and
+    /// [`Close`](Operation::Close); others pass.
+    pub fn fail(&self, op: Operation, faults: impl IntoIterator<Item = Fault>) {
         lock(&self.0.faults).push((op, faults.into_iter().collect()));
     }
 
     /// From now on every call of this kind meets this fault, once those are over that were named one by one.
-    pub fn always(&self, op: Op, fault: Fault) {
+    pub fn always(&self, op: Operation, fault: Fault) {
         lock(&self.0.always).push((op, fault));
     }
 
     /// Nothing passes any more, in neither direction.
     pub fn cut(&self) {
-        self.cut_off(&[Op::Open, Op::Claim, Op::Release, Op::Renew, Op::Close]);
+        self.cut_off(&[
+            Operation::Open,
+            Operation::Claim,
+            Operation::Release,
+            Operation::Renew,
+            Operation::Close,
+        ]);
         self.deafen();
     }
 
     /// No call of these kinds arrives any more.
-    pub fn cut_off(&self, kinds: &[Op]) {
+    pub fn cut_off(&self, kinds: &[Operation]) {
         for &op in kinds {
             self.always(op, Fault::Silence);
         }
@@ -133,13 +146,13 @@ impl Wire {
     }
 
     /// How many calls of this kind were made.
-    pub fn calls(&self, op: Op) -> usize {
-        self.0.calls[op as usize].load(Ordering::SeqCst)
+    pub fn calls(&self, op: Operation) -> usize {
+        lock(&self.0.calls).get(&op).copied().unwrap_or_default()
     }
 
     /// How many calls of any kind were made.
     pub fn all_calls(&self) -> usize {
-        self.0.calls.iter().map(|calls| calls.load(Ordering::SeqCst)).sum()
+        lock(&self.0.calls).values().sum()
     }
 
     /// What the store has told without being asked.
@@ -162,20 +175,24 @@ impl Wire {
         lock(&self.0.sessions).clone()
     }
 
-    fn next(&self, op: Op) -> Fault {
-        self.0.calls[op as usize].fetch_add(1, Ordering::SeqCst);
+    fn next(&self, op: Operation) -> Fault {
+        *lock(&self.0.calls).entry(op).or_default() += 1;
         let mut faults = lock(&self.0.faults);
         if let Some((_, queue)) = faults.iter_mut().find(|(of, queue)| *of == op && !queue.is_empty()) {
             return queue.pop_front().unwrap_or(Fault::None);
         }
         drop(faults);
         let always = lock(&self.0.always);
-        always.iter().rev().find(|(of, _)| *of == op).map_or(Fault::None, |&(_, fault)| fault)
+        always.iter().rev().find(|(of, _)| *of == op).map_or(Fault::None, |(_, fault)| fault.clone())
     }
 
-    async fn meet<T>(&self, op: Op, call: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn meet<T>(&self, op: Operation, call: impl Future<Output = Result<T>>) -> Result<T> {
         match self.next(op) {
             Fault::None => call.await,
+            Fault::Error(kind, Effect::NotApplied) => Err(Error::new(kind, "as the test wants it")),
+            Fault::Error(kind, effect) => {
+                call.await.and_then(|_| Err(Error::new(kind, "as the test wants it").effect(effect)))
+            }
             Fault::Refused => Err(Error::new(ErrorKind::Unavailable, "refused")),
             Fault::ReplyLost => {
                 call.await.and_then(|_| Err(Error::unavailable("the reply was lost").effect(Effect::Unknown)))
@@ -223,7 +240,7 @@ impl Backend for Wired {
                 sink.send(event);
             }
         });
-        let opened = self.wire.meet(Op::Open, self.inner.open(options, hears)).await?;
+        let opened = self.wire.meet(Operation::Open, self.inner.open(options, hears)).await?;
         lock(&self.wire.0.sessions).push((options.id, opened.session.clone()));
         let session = WiredSession { inner: opened.session, wire: self.wire.clone() };
         Ok(Opened::new(Arc::new(session), opened.ttl).margin(opened.margin))
@@ -259,21 +276,21 @@ impl Session for WiredSession {
     }
 
     async fn renew(&self, known: &[ClaimRef]) -> Result<Renewal> {
-        self.wire.meet(Op::Renew, self.inner.renew(known)).await
+        self.wire.meet(Operation::Renew, self.inner.renew(known)).await
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         lock(&self.wire.0.claims).push(claim.clone());
-        self.wire.meet(Op::Claim, self.inner.claim(claim)).await
+        self.wire.meet(Operation::Claim, self.inner.claim(claim)).await
     }
 
     async fn release(&self, claim: &ClaimRef, certainty: Certainty) -> Result<Released> {
         lock(&self.wire.0.releases).push((claim.ticket, certainty));
-        self.wire.meet(Op::Release, self.inner.release(claim, certainty)).await
+        self.wire.meet(Operation::Release, self.inner.release(claim, certainty)).await
     }
 
     async fn close(&self) -> Result<()> {
-        self.wire.meet(Op::Close, self.inner.close()).await
+        self.wire.meet(Operation::Close, self.inner.close()).await
     }
 }
 
