@@ -1,7 +1,9 @@
 //! What a store's locks cost, shape by shape, in one run beside their floor: the least that any lock of that kind has to do.
 //!
-//!     cargo bench -p lock-benches --bench memory
-//!     cargo bench -p lock-benches --bench file
+//! ```sh
+//! cargo bench -p lock-benches --bench memory
+//! cargo bench -p lock-benches --bench file
+//! ```
 //!
 //! Each bench target is one store: a [`Subject`], and a call of [`run`]. At the end stands a table of ratios. Compare within
 //! one run: machines differ, and one machine differs from minute to minute.

@@ -207,11 +207,9 @@ pub(crate) fn open_dir(parent: impl AsFd, path: impl rustix::path::Arg) -> rusti
 }
 
 fn make_root(path: &Path, endpoint: &str, access: Access) -> Result<OwnedFd> {
-    let not_made = |errno| {
-        if errno == Errno::NOENT {
-            return cannot_be_there(endpoint).caused_by(std::io::Error::from(errno));
-        }
-        failed(endpoint, "making the directory", errno)
+    let not_made = |errno: Errno| match errno {
+        Errno::NOENT => cannot_be_there(endpoint).caused_by(errno),
+        errno => failed(endpoint, "making the directory", errno),
     };
     if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
         if access.group.is_some() {
@@ -226,11 +224,8 @@ fn make_root(path: &Path, endpoint: &str, access: Access) -> Result<OwnedFd> {
             ));
         }
         // As for a user's own state: nobody else has a business there.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(parent)
-            .map_err(|error| not_made(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
+        made.map_err(|error| not_made(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
     }
     access.make_dir(CWD, path).map_err(not_made)?;
     open_dir(CWD, path).map_err(|errno| not_opened(path, endpoint, errno))

@@ -157,7 +157,7 @@ fn a_store_that_is_not_there_is_told_from_those_that_are() {
     let lab = Lab::new();
     let done =
         Done::from(lab.fencepost().args(["--on", "redis://h", "run", "k", "--", "true"]).output().unwrap());
-    done.assert_says(78, "(it has file:, memory:)");
+    done.assert_says(78, "(this build has file:, memory:)");
 }
 
 #[test]
