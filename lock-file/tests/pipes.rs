@@ -59,6 +59,23 @@ async fn wake_ups_that_were_dropped_are_a_gap_however_long_the_key() {
 }
 
 #[tokio::test]
+async fn the_second_waiter_is_told_when_the_first_dies_with_the_holder() {
+    let place = Place::new();
+    let backend = place.backend();
+    let holder = Client::open(&backend, LONG).await;
+    holder.take("k", 1).await;
+    let first = Client::open(&backend, LONG).await;
+    queued(first.claim("k", 1, true).await);
+    let mut second = Client::open(&backend, LONG).await;
+    queued(second.claim("k", 1, true).await);
+    // In this order nobody is left who could wake it; as with a container that is killed.
+    drop(first);
+    drop(holder);
+    assert!(matches!(second.next_event().await, Event::Recheck(_)));
+    second.acquire("k", 1).await;
+}
+
+#[tokio::test]
 async fn a_session_whose_record_cannot_be_removed_is_over_all_the_same() {
     let place = Place::new();
     let backend = place.backend();

@@ -37,6 +37,9 @@ impl Watches {
         ticket: Ticket,
         sessions: &[SessionId],
     ) {
+        if sessions.is_empty() {
+            return self.unwatch(ticket);
+        }
         let mut watches = self.watches();
         if watches.get(&ticket).is_some_and(|old| old.sessions == sessions && !old.task.is_finished()) {
             return;
