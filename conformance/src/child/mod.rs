@@ -19,8 +19,8 @@ use crate::verdict::{Failure, Verdict, expect};
 const ADDRESS: &str = "CONFORMANCE_CHILD";
 const TTL: &str = "CONFORMANCE_CHILD_TTL_MS";
 
-/// A child that does not answer in this time has failed.
-const PATIENCE: Duration = Duration::from_secs(25);
+/// A child that does not answer in this time has failed; the longest order counts for as long as a busy machine lets it.
+const PATIENCE: Duration = Duration::from_secs(85);
 
 /// The parent's end. Killed when it is dropped.
 #[derive(Debug)]

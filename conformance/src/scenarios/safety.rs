@@ -15,7 +15,7 @@ use lock_core::testing::Fault;
 
 cases! { "safety":
     1 => two_clients_one_holder,
-    2 => never_two_holders for 30,
+    2 => never_two_holders for 60,
     3 => no_acknowledged_update_is_lost,
     4 => only_the_owner_releases,
     5 => a_second_release_frees_nobody_else,
