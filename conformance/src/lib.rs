@@ -48,6 +48,7 @@ mod fixture;
 pub mod history;
 pub mod oracle;
 mod promises;
+mod runtime;
 mod scenarios;
 mod scene;
 mod skew;

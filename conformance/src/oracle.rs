@@ -18,6 +18,7 @@ use lock_core::{
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use crate::runtime::runtime;
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
 
 const TTL: Duration = Duration::from_millis(200);
@@ -45,7 +46,7 @@ where
         let clock = VirtualClock::new();
         let fail = |failure: Failure| TestCaseError::fail(failure.to_string());
         let store = open(clock.clone()).map_err(|error| fail(error.into()))?;
-        let runtime = crate::suite::runtime().map_err(fail)?;
+        let runtime = runtime().map_err(fail)?;
         runtime.block_on(play(&steps, &clock, &store)).map_err(fail)
     });
     played.map_err(|error| error.to_string())

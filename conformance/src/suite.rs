@@ -12,19 +12,18 @@ use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use lock_core::{Backend, Result};
-use tokio::runtime::{Builder, Runtime};
 
 use crate::case::Case;
-use crate::child;
+use crate::child::{self, Join};
 use crate::fixture::Fixture;
 use crate::promises::{Promise, Promises};
+use crate::runtime::runtime;
 use crate::scenarios::CASES;
 use crate::scene::Scene;
 use crate::verdict::{Failure, Verdict};
 
 type Coming<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 type Start = Arc<dyn Fn() -> Coming<Box<dyn Fixture>> + Send + Sync>;
-pub(crate) type Join = Arc<dyn Fn(String) -> Coming<Arc<dyn Backend>> + Send + Sync>;
 
 /// Scenarios wait more than they work.
 const THREADS: usize = 8;
@@ -204,10 +203,6 @@ impl fmt::Debug for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Suite({})", self.store)
     }
-}
-
-pub(crate) fn runtime() -> Verdict<Runtime> {
-    Ok(Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
 fn words(panic: &(dyn Any + Send)) -> String {

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-pub(crate) use self::serve::{Order, serve};
+pub(crate) use self::serve::{Join, Order, serve};
 use crate::verdict::{Failure, Verdict, expect};
 
 const ADDRESS: &str = "CONFORMANCE_CHILD";

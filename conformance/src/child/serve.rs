@@ -1,18 +1,24 @@
 //! The child's end: it does as it is told, one order a line, and answers each with one line.
 
+use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
-    AcquireOptions, Clock, Error, FencingToken, Guard, HoldState, HolderInfo, LockClient, LockKey, Result,
-    SystemClock,
+    AcquireOptions, Backend, Clock, Error, FencingToken, Guard, HoldState, HolderInfo, LockClient, LockKey,
+    Result, SystemClock,
 };
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 use tokio::task::JoinHandle;
 
 use super::{ADDRESS, TTL};
 use crate::counter;
-use crate::suite::{Join, runtime};
+use crate::runtime::runtime;
+
+/// How a child reaches the store, by the address that its parent was given.
+pub(crate) type Join =
+    Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = Result<Arc<dyn Backend>>> + Send>> + Send + Sync>;
 
 /// What this program was started as a child for.
 #[derive(Debug)]

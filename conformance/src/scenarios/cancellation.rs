@@ -8,8 +8,8 @@ use std::time::Duration;
 use lock_core::{AcquireOptions, End, LockClient, Operation, Reason};
 
 use crate::case::cases;
+use crate::runtime::runtime;
 use crate::scene::{LONG, SOON, Scene};
-use crate::suite::runtime;
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
 use lock_core::testing::Fault;
 

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use lock_core::{AcquireOptions, Effect, ErrorKind, LockClient, Reason, RetryPolicy, Wait};
 
-use crate::support::{Fault, Op, TTL, World, at_once, millis, rest, secs};
+use crate::support::{Fault, Operation, TTL, World, at_once, millis, rest, secs};
 
 #[tokio::test]
 async fn try_is_exactly_one_attempt_and_names_the_holder() {
     let world = World::with(|builder| builder.name("billing"));
     let lock = world.client.mutex("k").unwrap();
     let guard = lock.acquire().await.unwrap();
-    let sent = world.wires.count(Op::Claim);
+    let sent = world.wire.calls(Operation::Claim);
     let busy = lock.try_acquire().await.unwrap().unwrap_err();
-    assert_eq!(world.wires.count(Op::Claim), sent + 1);
+    assert_eq!(world.wire.calls(Operation::Claim), sent + 1);
     assert_eq!(busy.holder.as_ref().and_then(|holder| holder.name()), Some("billing"));
     assert_eq!(busy.token, Some(guard.token()));
     assert_eq!(busy.remaining, Some(TTL));
@@ -25,11 +25,11 @@ async fn a_try_that_fails_on_the_way_is_an_error_and_never_busy() {
     world.client.open().await.unwrap();
     let lock = world.client.mutex("k").unwrap();
     for fault in [Fault::Refused, Fault::ReplyLost] {
-        world.wires.fail(Op::Claim, [fault]);
-        let sent = world.wires.count(Op::Claim);
+        world.wire.fail(Operation::Claim, [fault]);
+        let sent = world.wire.calls(Operation::Claim);
         let error = lock.try_acquire().await.unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::Unavailable);
-        assert_eq!(world.wires.count(Op::Claim), sent + 1, "no transport retry");
+        assert_eq!(world.wire.calls(Operation::Claim), sent + 1, "no transport retry");
         rest().await;
         assert!(world.state("k").await.is_idle(), "an unknown outcome is released");
     }
@@ -96,7 +96,7 @@ async fn patience_ends_when_it_was_asked_to_and_leaves_the_queue() {
 async fn whoever_loses_patience_with_a_store_that_is_away_hears_that_and_not_busy() {
     let world = World::new();
     world.client.open().await.unwrap();
-    world.wires.always(Op::Claim, Fault::Refused);
+    world.wire.always(Operation::Claim, Fault::Refused);
     let lock = world.client.mutex("k").unwrap();
     let options = AcquireOptions::new().wait(Wait::AtMost(secs(3)));
     let waiter = tokio::spawn(async move { lock.acquire_with(&options).await });
@@ -110,14 +110,14 @@ async fn whoever_loses_patience_with_a_store_that_is_away_hears_that_and_not_bus
 async fn black_holed_patience_still_ends_in_time() {
     let world = World::new();
     world.client.open().await.unwrap();
-    world.wires.always(Op::Claim, Fault::AppliedInSilence);
+    world.wire.always(Operation::Claim, Fault::AppliedInSilence);
     let lock = world.client.mutex("k").unwrap();
     let options = AcquireOptions::new().wait(Wait::AtMost(secs(2)));
     let waiter = tokio::spawn(async move { lock.acquire_with(&options).await });
     world.pass(secs(2)).await;
     let error = waiter.await.unwrap().unwrap_err();
     assert_eq!((error.kind(), error.took_effect()), (&ErrorKind::TimedOut, Effect::Unknown));
-    world.wires.heal();
+    world.wire.heal();
     world.pass(secs(5)).await;
     assert!(world.state("k").await.is_idle(), "released once the attempt had settled");
 }
@@ -126,7 +126,7 @@ async fn black_holed_patience_still_ends_in_time() {
 async fn a_lost_reply_is_retried_under_the_same_claim() {
     let world = World::new();
     world.client.open().await.unwrap();
-    world.wires.fail(Op::Claim, [Fault::ReplyLost, Fault::AppliedInSilence]);
+    world.wire.fail(Operation::Claim, [Fault::ReplyLost, Fault::AppliedInSilence]);
     let lock = world.client.mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     rest().await;
@@ -135,14 +135,14 @@ async fn a_lost_reply_is_retried_under_the_same_claim() {
     let guard = waiter.await.unwrap().unwrap();
     assert_eq!(guard.token(), shown, "no self-deadlock, and the token of the first copy");
     guard.release().await.unwrap();
-    assert_eq!(world.wires.releases().last().unwrap().1, lock_core::Certainty::MaybeInFlight);
+    assert_eq!(world.wire.releases().last().unwrap().1, lock_core::Certainty::MaybeInFlight);
 }
 
 #[tokio::test]
 async fn retries_give_up() {
     let world = World::with(|builder| builder.retry(RetryPolicy::default().give_up_after(secs(4))));
     world.client.open().await.unwrap();
-    world.wires.always(Op::Claim, Fault::Refused);
+    world.wire.always(Operation::Claim, Fault::Refused);
     let lock = world.client.mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     world.pass(secs(5)).await;
@@ -168,7 +168,7 @@ async fn a_waiter_is_woken_by_the_release() {
 async fn a_lost_wake_up_is_found_by_the_next_verification() {
     let world = World::new();
     let holder = world.neighbour().mutex("k").unwrap().acquire().await.unwrap();
-    world.wires.deafen();
+    world.wire.deafen();
     let lock = world.client.mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     rest().await;
@@ -182,14 +182,14 @@ async fn a_lost_wake_up_is_found_by_the_next_verification() {
 async fn a_gap_makes_every_waiter_ask_again() {
     let world = World::new();
     let holder = world.neighbour().mutex("k").unwrap().acquire().await.unwrap();
-    world.wires.deafen();
+    world.wire.deafen();
     let lock = world.client.mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     rest().await;
     holder.release().await.unwrap();
     rest().await;
     assert!(!waiter.is_finished());
-    world.wires.send(&lock_core::Event::Gap);
+    world.wire.send(&lock_core::Event::Gap);
     assert!(at_once(waiter).await.is_some());
 }
 
@@ -209,8 +209,8 @@ async fn the_head_asks_again_when_its_holders_lease_would_end() {
 async fn a_grant_that_arrives_after_its_validity_is_no_grant() {
     let world = World::with(|builder| builder.call_timeout(secs(60)));
     world.client.open().await.unwrap();
-    world.wires.always(Op::Renew, Fault::Silence);
-    world.wires.fail(Op::Claim, [Fault::AnsweredAfter(TTL)]);
+    world.wire.always(Operation::Renew, Fault::Silence);
+    world.wire.fail(Operation::Claim, [Fault::AnsweredAfter(TTL)]);
     let lock = world.client.mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     world.pass(TTL).await;
@@ -229,13 +229,13 @@ async fn a_waiter_whose_session_ends_gets_an_error_and_the_next_call_a_new_sessi
         async move { lock.acquire().await }
     });
     rest().await;
-    let (id, session) = world.wires.sessions()[0].clone();
+    let (id, session) = world.wire.sessions()[0].clone();
     session.close().await.unwrap();
     world.pass(TTL / 3).await;
     let error = waiter.await.unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::SessionLost(_)), "{error}");
     assert!(lock.try_acquire().await.unwrap().is_err(), "busy, by way of a new session");
-    assert_ne!(world.wires.sessions()[1].0, id);
+    assert_ne!(world.wire.sessions()[1].0, id);
 }
 
 #[tokio::test]
@@ -246,7 +246,7 @@ async fn a_waiter_whose_place_is_gone_queues_again_at_the_tail() {
     let waiter = tokio::spawn(async move { lock.acquire().await });
     rest().await;
     let place = world.state("k").await.queue[0].ticket;
-    let (_, session) = world.wires.sessions()[0].clone();
+    let (_, session) = world.wire.sessions()[0].clone();
     let claim = lock_core::ClaimRef::new(lock_core::LockKey::new("k").unwrap(), place);
     session.release(&claim, lock_core::Certainty::Settled).await.unwrap();
     world.pass(TTL / 3 * 2).await;
@@ -297,7 +297,7 @@ async fn a_grant_that_is_pushed_between_two_tries_ends_the_waiting() {
     let world = World::with(|builder| builder.retry(RetryPolicy::default().base(secs(2))));
     let holder = world.neighbour().mutex("k").unwrap().acquire().await.unwrap();
     world.client.open().await.unwrap();
-    world.wires.fail(Op::Claim, [Fault::ReplyLost]);
+    world.wire.fail(Operation::Claim, [Fault::ReplyLost]);
     let lock = world.client.mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     rest().await;
@@ -319,15 +319,15 @@ async fn a_store_that_went_away_while_one_waited_is_not_busy() {
     let options = AcquireOptions::new().wait(Wait::AtMost(secs(50)));
     let run = tokio::spawn(async move { lock.run_with(&options, |_| async {}).await });
     rest().await;
-    for op in [Op::Claim, Op::Renew, Op::Release] {
-        world.wires.always(op, Fault::Silence);
+    for op in [Operation::Claim, Operation::Renew, Operation::Release] {
+        world.wire.always(op, Fault::Silence);
     }
-    world.wires.deafen();
+    world.wire.deafen();
     world.pass(secs(51)).await;
     let ran = run.await.unwrap();
     assert!(
         ran.is_err(),
         "{ran:?}: nothing was heard of the store for 50 s, {} renewals failed",
-        world.wires.count(Op::Renew)
+        world.wire.calls(Operation::Renew)
     );
 }

@@ -5,7 +5,7 @@ use std::task::Poll;
 
 use lock_core::AcquireOptions;
 
-use crate::support::{Fault, Op, TTL, World, at_once, millis, rest, secs};
+use crate::support::{Fault, Operation, TTL, World, at_once, millis, rest, secs};
 
 /// Polls a future this often, then drops it. `true` when it was ready before.
 async fn drop_after(polls: usize, future: impl Future) -> bool {
@@ -24,13 +24,13 @@ async fn an_acquire_dropped_at_any_poll_leaves_nothing() {
     for faults in [vec![], vec![Fault::AnsweredAfter(millis(5))], vec![Fault::AppliedAfter(millis(5))]] {
         for polls in 0..40 {
             let world = World::new();
-            world.wires.fail(Op::Open, faults.clone());
-            world.wires.fail(Op::Claim, faults.clone());
+            world.wire.fail(Operation::Open, faults.clone());
+            world.wire.fail(Operation::Claim, faults.clone());
             let lock = world.client.mutex("k").unwrap();
             drop_after(polls, lock.acquire()).await;
             world.pass(millis(20)).await;
             assert!(world.state("k").await.is_idle(), "dropped after {polls} polls, {faults:?}");
-            world.wires.heal();
+            world.wire.heal();
             assert!(at_once(lock.try_acquire()).await.unwrap().unwrap().is_ok());
         }
     }
@@ -55,27 +55,27 @@ async fn a_waiter_dropped_at_any_poll_leaves_the_queue() {
 async fn a_grant_that_arrives_after_its_caller_has_gone_is_undone() {
     let world = World::new();
     world.client.open().await.unwrap();
-    world.wires.fail(Op::Claim, [Fault::AppliedAfter(secs(2))]);
+    world.wire.fail(Operation::Claim, [Fault::AppliedAfter(secs(2))]);
     let lock = world.client.mutex("k").unwrap();
     drop_after(3, lock.acquire()).await;
     world.pass(millis(1_999)).await;
     assert!(world.state("k").await.is_idle());
     world.pass(millis(1)).await;
     assert!(world.state("k").await.is_idle(), "released as soon as the attempt had settled");
-    assert_eq!(world.wires.count(Op::Release), 1);
+    assert_eq!(world.wire.calls(Operation::Release), 1);
 }
 
 #[tokio::test]
 async fn a_withdrawal_of_unknown_outcome_forbids_every_late_copy() {
     let world = World::new();
     world.client.open().await.unwrap();
-    world.wires.fail(Op::Claim, [Fault::Silence]);
+    world.wire.fail(Operation::Claim, [Fault::Silence]);
     let lock = world.client.mutex("k").unwrap();
     drop_after(3, lock.acquire()).await;
     world.pass(secs(6)).await;
-    let (ticket, certainty) = world.wires.releases()[0];
+    let (ticket, certainty) = world.wire.releases()[0];
     assert_eq!(certainty, lock_core::Certainty::MaybeInFlight);
-    let (_, session) = world.wires.sessions()[0].clone();
+    let (_, session) = world.wire.sessions()[0].clone();
     let late = lock_core::Claim::new(
         lock_core::LockKey::new("k").unwrap(),
         ticket,
@@ -141,30 +141,26 @@ async fn a_panic_under_the_lock_releases_it() {
 
 #[tokio::test]
 async fn a_guard_keeps_the_engine_alive_and_the_last_one_closes_the_session() {
-    let world = World::new();
+    let mut world = World::new();
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    let World { clock, memory, wires, client } = world;
-    drop(client);
-    let rest_of_world =
-        World { client: LockClient::builder(memory.clone()).build().unwrap(), clock, memory, wires };
-    rest_of_world.pass(TTL * 3).await;
+    // Another in its place: this one is gone.
+    world.client = world.neighbour();
+    world.pass(TTL * 3).await;
     assert!(guard.state().is_held(), "renewed without its client");
     drop(guard);
     rest().await;
-    assert!(rest_of_world.state("k").await.is_idle());
-    let renewals = rest_of_world.wires.count(Op::Renew);
-    rest_of_world.pass(TTL).await;
-    assert_eq!(rest_of_world.wires.count(Op::Renew), renewals, "nobody renews any more");
+    assert!(world.state("k").await.is_idle());
+    let renewals = world.wire.calls(Operation::Renew);
+    world.pass(TTL).await;
+    assert_eq!(world.wire.calls(Operation::Renew), renewals, "nobody renews any more");
 }
-
-use lock_core::LockClient;
 
 /// Nobody ever held it.
 #[tokio::test]
 async fn an_acquire_that_was_dropped_does_not_keep_the_key_for_hold_at_least() {
     let world = World::new();
     world.client.open().await.unwrap();
-    world.wires.fail(Op::Claim, [Fault::AnsweredAfter(secs(1))]);
+    world.wire.fail(Operation::Claim, [Fault::AnsweredAfter(secs(1))]);
     let lock = world.client.mutex("nightly").unwrap();
     let options = AcquireOptions::new().hold_at_least(secs(3600));
     assert!(at_once(lock.acquire_with(&options)).await.is_none(), "its caller gives up before the answer");

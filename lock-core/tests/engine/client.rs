@@ -7,7 +7,7 @@ use lock_core::{
     Reason,
 };
 
-use crate::support::{Fault, Op, TTL, World, at_once, millis, rest, secs};
+use crate::support::{Fault, Operation, TTL, World, at_once, millis, rest, secs};
 
 #[tokio::test]
 async fn settings_out_of_bounds_are_refused() {
@@ -119,16 +119,16 @@ async fn shutdown_refuses_releases_and_closes() {
     assert_eq!(guard.ending().await, End::Lost(Reason::ShutDown));
     assert_eq!(lock.try_acquire().await.unwrap_err().kind(), &ErrorKind::ShutDown);
     assert!(world.state("k").await.is_idle());
-    let renewals = world.wires.count(Op::Renew);
+    let renewals = world.wire.calls(Operation::Renew);
     world.pass(TTL).await;
-    assert_eq!(world.wires.count(Op::Renew), renewals);
+    assert_eq!(world.wire.calls(Operation::Renew), renewals);
 }
 
 #[tokio::test]
 async fn shutdown_says_what_it_had_to_leave() {
     let world = World::new();
     let _guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    world.wires.always(Op::Release, Fault::Silence);
+    world.wire.always(Operation::Release, Fault::Silence);
     let client = world.client.clone();
     let ending = tokio::spawn(async move { client.shutdown(secs(3)).await });
     world.pass(secs(3)).await;
@@ -178,8 +178,8 @@ async fn a_store_without_fixed_terms_says_so() {
 async fn a_shutdown_that_outlasts_the_lease_names_what_was_never_acknowledged() {
     let world = World::new();
     let _guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    for op in [Op::Release, Op::Renew, Op::Close] {
-        world.wires.always(op, Fault::Silence);
+    for op in [Operation::Release, Operation::Renew, Operation::Close] {
+        world.wire.always(op, Fault::Silence);
     }
     let client = world.client.clone();
     let shutdown = tokio::spawn(async move { client.shutdown(secs(60)).await });

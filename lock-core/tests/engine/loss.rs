@@ -5,15 +5,15 @@ use lock_core::{
     Ticket,
 };
 
-use crate::support::{Fault, Op, TTL, World, at_once, millis, rest, secs};
+use crate::support::{Fault, Operation, TTL, World, at_once, millis, rest, secs};
 
 #[tokio::test]
 async fn without_renewals_it_ends_before_the_store_can_grant_it_again() {
     let world = World::new();
     let start = world.clock.boot();
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    world.wires.always(Op::Renew, Fault::Silence);
-    world.wires.always(Op::Close, Fault::Silence);
+    world.wire.always(Operation::Renew, Fault::Silence);
+    world.wire.always(Operation::Close, Fault::Silence);
     let lost = tokio::spawn(guard.ending());
     world.pass(TTL - millis(101)).await;
     assert!(matches!(guard.state(), HoldState::AtRisk { until } if until == start + TTL - millis(100)));
@@ -27,9 +27,9 @@ async fn without_renewals_it_ends_before_the_store_can_grant_it_again() {
 async fn a_slow_reply_shortens_validity() {
     let world = World::new();
     let start = world.clock.boot();
-    world.wires.fail(Op::Open, [Fault::AnsweredAfter(secs(4))]);
+    world.wire.fail(Operation::Open, [Fault::AnsweredAfter(secs(4))]);
     // It would make it longer: one is due by then.
-    world.wires.always(Op::Renew, Fault::Silence);
+    world.wire.always(Operation::Renew, Fault::Silence);
     let lock = world.client.mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     world.pass(secs(4)).await;
@@ -48,9 +48,9 @@ async fn at_risk_and_back() {
         let second = held.changed(first).await;
         (first, second)
     });
-    world.wires.always(Op::Renew, Fault::Refused);
+    world.wire.always(Operation::Renew, Fault::Refused);
     world.pass(secs(7)).await;
-    world.wires.heal();
+    world.wire.heal();
     world.pass(secs(2)).await;
     let (first, second) = at_once(seen).await.expect("both have happened").unwrap();
     assert!(matches!(first, HoldState::AtRisk { .. }) && matches!(second, HoldState::Held { .. }));
@@ -71,10 +71,10 @@ async fn a_late_acknowledgement_changes_nothing_and_the_session_never_comes_back
     let world = World::with(|builder| builder.call_timeout(secs(60)));
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
     world.pass(secs(3)).await;
-    world.wires.always(Op::Renew, Fault::AnsweredAfter(TTL));
+    world.wire.always(Operation::Renew, Fault::AnsweredAfter(TTL));
     world.pass(TTL * 2).await;
     assert_eq!(guard.state(), HoldState::Ended(End::Lost(Reason::Expired)));
-    world.wires.heal();
+    world.wire.heal();
     world.pass(TTL).await;
     assert_eq!(guard.state(), HoldState::Ended(End::Lost(Reason::Expired)));
     let old = guard.grant().session;
@@ -87,7 +87,7 @@ async fn a_grant_that_the_store_forgot_is_told_within_one_ttl_though_the_session
     let world = World::new();
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
     world.pass(secs(5)).await;
-    let (_, session) = world.wires.sessions()[0].clone();
+    let (_, session) = world.wire.sessions()[0].clone();
     session.release(&guard.grant().claim, Certainty::Settled).await.unwrap();
     world.pass(TTL / 3 * 2).await;
     assert_eq!(guard.state(), HoldState::Ended(End::Lost(Reason::Forgotten)));
@@ -120,7 +120,7 @@ async fn a_loss_that_happened_before_anybody_listened_is_still_reported() {
 async fn the_store_ends_the_session() {
     let world = World::new();
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    world.wires.send(&Event::Lost(Reason::SessionEnded));
+    world.wire.send(&Event::Lost(Reason::SessionEnded));
     assert_eq!(guard.state(), HoldState::Ended(End::Lost(Reason::SessionEnded)));
 }
 
@@ -151,7 +151,7 @@ async fn a_leaked_guard_with_hold_at_most_is_released_at_that_age() {
 async fn a_grant_that_nobody_owns_is_freed_as_soon_as_somebody_wants_it() {
     let world = World::new();
     world.client.open().await.unwrap();
-    let (_, session) = world.wires.sessions()[0].clone();
+    let (_, session) = world.wire.sessions()[0].clone();
     let key = LockKey::new("k").unwrap();
     let orphan = Claim::new(key, Ticket(9999), Mode::Exclusive, Permit::MUTEX);
     session.claim(&orphan).await.unwrap();
@@ -166,21 +166,21 @@ async fn a_place_that_nobody_owns_before_a_grant_that_nobody_owns_blocks_nobody_
     let world = World::new();
     world.client.open().await.unwrap();
     let first = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    let (_, session) = world.wires.sessions()[0].clone();
+    let (_, session) = world.wire.sessions()[0].clone();
     let orphan = |ticket| {
         let key = LockKey::new("k").unwrap();
         let mode = Mode::Exclusive;
         Claim::new(key, Ticket(ticket), mode, Permit::MUTEX).waiting(true)
     };
     // Their wake-ups are lost, so that nothing is found out before the waiter asks.
-    world.wires.deafen();
+    world.wire.deafen();
     session.claim(&orphan(9998)).await.unwrap();
     session.claim(&orphan(9999)).await.unwrap();
     first.release().await.unwrap();
     let lock = world.neighbour().mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     rest().await;
-    world.wires.heal();
+    world.wire.heal();
     world.pass(TTL * 8).await;
     assert!(at_once(waiter).await.is_some(), "{:?}", world.state("k").await);
 }
@@ -215,7 +215,7 @@ async fn a_wanted_hold_is_told_and_kept() {
 async fn a_grant_that_nobody_owns_is_freed_for_whoever_only_tries() {
     let world = World::new();
     world.client.open().await.unwrap();
-    let (_, session) = world.wires.sessions()[0].clone();
+    let (_, session) = world.wire.sessions()[0].clone();
     let claim = Claim::new(LockKey::new("k").unwrap(), Ticket(9999), Mode::Exclusive, Permit::MUTEX);
     session.claim(&claim).await.unwrap();
     let other = world.neighbour();
@@ -234,11 +234,11 @@ async fn a_grant_that_nobody_owns_is_freed_for_whoever_only_tries() {
 async fn a_grant_that_nobody_owns_is_released_once_however_often_it_is_wanted() {
     let world = World::new();
     world.client.open().await.unwrap();
-    world.wires.always(Op::Release, Fault::Silence);
+    world.wire.always(Operation::Release, Fault::Silence);
     let wanted = Event::Wanted(ClaimRef::new(LockKey::new("k").unwrap(), Ticket(9999)));
     for _ in 0..100 {
-        world.wires.send(&wanted);
+        world.wire.send(&wanted);
     }
     rest().await;
-    assert_eq!(world.wires.count(Op::Release), 1);
+    assert_eq!(world.wire.calls(Operation::Release), 1);
 }

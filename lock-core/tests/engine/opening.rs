@@ -2,12 +2,12 @@
 
 use lock_core::{AcquireOptions, Effect, ErrorKind, RetryPolicy, Wait};
 
-use crate::support::{Fault, Op, TTL, World, at_once, rest, secs};
+use crate::support::{Fault, Operation, TTL, World, at_once, rest, secs};
 
 #[tokio::test]
 async fn it_is_opened_once_for_everybody() {
     let world = World::new();
-    world.wires.fail(Op::Open, [Fault::AnsweredAfter(secs(1))]);
+    world.wire.fail(Operation::Open, [Fault::AnsweredAfter(secs(1))]);
     let tasks: Vec<_> = (0..20)
         .map(|number| {
             let lock = world.client.mutex(format!("k{number}")).unwrap();
@@ -18,25 +18,25 @@ async fn it_is_opened_once_for_everybody() {
     for task in tasks {
         assert!(task.await.unwrap().unwrap().state().is_held());
     }
-    assert_eq!(world.wires.count(Op::Open), 1);
+    assert_eq!(world.wire.calls(Operation::Open), 1);
 }
 
 #[tokio::test]
 async fn a_lost_reply_is_retried_under_the_same_id() {
     let world = World::new();
-    world.wires.fail(Op::Open, [Fault::ReplyLost, Fault::Refused]);
+    world.wire.fail(Operation::Open, [Fault::ReplyLost, Fault::Refused]);
     let lock = world.client.mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     world.pass(secs(1)).await;
     assert!(waiter.await.unwrap().is_ok());
-    assert_eq!(world.wires.count(Op::Open), 3);
-    assert_eq!(world.wires.sessions().len(), 1, "one session, found again");
+    assert_eq!(world.wire.calls(Operation::Open), 3);
+    assert_eq!(world.wire.sessions().len(), 1, "one session, found again");
 }
 
 #[tokio::test]
 async fn a_store_that_is_away_is_an_error_for_try_at_once_and_for_others_when_the_policy_gives_up() {
     let world = World::with(|builder| builder.retry(RetryPolicy::default().give_up_after(secs(4))));
-    world.wires.always(Op::Open, Fault::Refused);
+    world.wire.always(Operation::Open, Fault::Refused);
     let lock = world.client.mutex("k").unwrap();
     let error = at_once(lock.try_acquire()).await.unwrap().unwrap_err();
     assert_eq!((error.kind(), error.endpoint()), (&ErrorKind::Unavailable, Some("memory:")));
@@ -45,26 +45,26 @@ async fn a_store_that_is_away_is_an_error_for_try_at_once_and_for_others_when_th
     assert!(!waiter.is_finished());
     world.pass(secs(3)).await;
     assert_eq!(waiter.await.unwrap().unwrap_err().kind(), &ErrorKind::Unavailable);
-    world.wires.heal();
+    world.wire.heal();
     assert!(world.client.mutex("k").unwrap().try_acquire().await.unwrap().is_ok());
 }
 
 #[tokio::test]
 async fn an_opening_that_took_longer_than_the_ttl_is_not_used() {
     let world = World::with(|builder| builder.call_timeout(secs(60)));
-    world.wires.fail(Op::Open, [Fault::AnsweredAfter(TTL)]);
+    world.wire.fail(Operation::Open, [Fault::AnsweredAfter(TTL)]);
     let lock = world.client.mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     world.pass(TTL + secs(1)).await;
     let guard = waiter.await.unwrap().unwrap();
-    assert_eq!(guard.grant().session, world.wires.sessions()[1].0, "another session");
+    assert_eq!(guard.grant().session, world.wire.sessions()[1].0, "another session");
 }
 
 #[tokio::test]
 async fn one_that_is_lost_is_replaced_and_the_old_one_closed() {
     let world = World::new();
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    world.wires.send(&lock_core::Event::Lost(lock_core::Reason::SessionEnded));
+    world.wire.send(&lock_core::Event::Lost(lock_core::Reason::SessionEnded));
     let again = world.client.mutex("k2").unwrap().acquire().await.unwrap();
     assert_ne!(again.grant().session, guard.grant().session);
     rest().await;
@@ -88,7 +88,7 @@ async fn each_part_of_a_store_has_a_session_of_its_own() {
 #[tokio::test]
 async fn whoever_loses_patience_with_a_store_that_refuses_to_open_hears_the_refusal() {
     let world = World::new();
-    world.wires.always(Op::Open, Fault::Refused);
+    world.wire.always(Operation::Open, Fault::Refused);
     let lock = world.client.mutex("k").unwrap();
     let options = AcquireOptions::new().wait(Wait::AtMost(secs(3)));
     let waiter = tokio::spawn(async move { lock.acquire_with(&options).await });
@@ -100,27 +100,30 @@ async fn whoever_loses_patience_with_a_store_that_refuses_to_open_hears_the_refu
 #[tokio::test]
 async fn a_session_that_was_opened_too_late_is_closed() {
     let world = World::with(|builder| builder.call_timeout(secs(60)));
-    world.wires.fail(Op::Open, [Fault::AnsweredAfter(TTL)]);
+    world.wire.fail(Operation::Open, [Fault::AnsweredAfter(TTL)]);
     let lock = world.client.mutex("k").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     world.pass(TTL + secs(1)).await;
     let _guard = waiter.await.unwrap().unwrap();
-    assert_eq!(world.wires.count(Op::Close), 1);
+    assert_eq!(world.wire.calls(Operation::Close), 1);
 }
 
 #[tokio::test]
 async fn a_try_makes_an_attempt_of_its_own() {
     let world = World::new();
-    world.wires.always(Op::Open, Fault::Refused);
+    world.wire.always(Operation::Open, Fault::Refused);
     let lock = world.client.mutex("k").unwrap();
     let waiter = tokio::spawn({
         let lock = lock.clone();
         async move { lock.acquire().await }
     });
     world.pass(secs(8)).await;
-    world.wires.heal(); // the store is back; whoever opens the session pauses
-    let before = world.wires.count(Op::Open);
+    world.wire.heal(); // the store is back; whoever opens the session pauses
+    let before = world.wire.calls(Operation::Open);
     let tried = lock.try_acquire().await;
-    assert!(tried.is_ok() || world.wires.count(Op::Open) > before, "refused without having asked: {tried:?}");
+    assert!(
+        tried.is_ok() || world.wire.calls(Operation::Open) > before,
+        "refused without having asked: {tried:?}"
+    );
     waiter.abort();
 }

@@ -2,7 +2,7 @@
 
 use lock_core::{AcquireOptions, Certainty, Effect, End, ErrorKind, HoldState, Reason};
 
-use crate::support::{Fault, Op, TTL, World, at_once, rest, secs};
+use crate::support::{Fault, Operation, TTL, World, at_once, rest, secs};
 
 #[tokio::test]
 async fn a_release_is_one_call_and_says_so() {
@@ -11,17 +11,17 @@ async fn a_release_is_one_call_and_says_so() {
     let held = guard.held();
     assert_eq!(guard.release().await.unwrap(), End::Released);
     assert_eq!(held.state(), HoldState::Ended(End::Released));
-    assert_eq!(world.wires.releases().len(), 1);
-    assert_eq!(world.wires.releases()[0].1, Certainty::Settled);
+    assert_eq!(world.wire.releases().len(), 1);
+    assert_eq!(world.wire.releases()[0].1, Certainty::Settled);
     rest().await;
-    assert_eq!(world.wires.count(Op::Release), 1, "the guard's drop has nothing left to do");
+    assert_eq!(world.wire.calls(Operation::Release), 1, "the guard's drop has nothing left to do");
 }
 
 #[tokio::test]
 async fn a_release_after_a_loss_says_that_and_frees_nobody_else() {
     let world = World::new();
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    world.wires.always(Op::Renew, Fault::Silence);
+    world.wire.always(Operation::Renew, Fault::Silence);
     world.pass(TTL).await;
     let successor = world.neighbour().mutex("k").unwrap().try_acquire().await.unwrap().unwrap();
     assert_eq!(guard.release().await.unwrap(), End::Lost(Reason::Expired));
@@ -33,7 +33,7 @@ async fn a_release_after_a_loss_says_that_and_frees_nobody_else() {
 async fn a_hold_that_the_store_forgot_is_said_to_be_lost_by_its_release() {
     let world = World::new();
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    let (_, session) = world.wires.sessions()[0].clone();
+    let (_, session) = world.wire.sessions()[0].clone();
     session.release(&guard.grant().claim, Certainty::Settled).await.unwrap();
     assert_eq!(guard.release().await.unwrap(), End::Lost(Reason::Forgotten));
 }
@@ -42,7 +42,7 @@ async fn a_hold_that_the_store_forgot_is_said_to_be_lost_by_its_release() {
 async fn without_an_answer_the_caller_hears_so_and_the_engine_goes_on() {
     let world = World::new();
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    world.wires.fail(Op::Release, [Fault::Silence, Fault::Refused]);
+    world.wire.fail(Operation::Release, [Fault::Silence, Fault::Refused]);
     let release = tokio::spawn(guard.release());
     world.pass(secs(5)).await;
     let error = release.await.unwrap().unwrap_err();
@@ -55,12 +55,12 @@ async fn without_an_answer_the_caller_hears_so_and_the_engine_goes_on() {
 async fn a_dropped_release_goes_on() {
     let world = World::new();
     let guard = world.client.mutex("k").unwrap().acquire().await.unwrap();
-    world.wires.fail(Op::Release, [Fault::AppliedAfter(secs(1))]);
+    world.wire.fail(Operation::Release, [Fault::AppliedAfter(secs(1))]);
     assert!(at_once(guard.release()).await.is_none());
     assert_eq!(world.state("k").await.holders.len(), 1);
     world.pass(secs(1)).await;
     assert!(world.state("k").await.is_idle());
-    assert_eq!(world.wires.count(Op::Release), 1, "the same call, not another");
+    assert_eq!(world.wire.calls(Operation::Release), 1, "the same call, not another");
 }
 
 #[tokio::test]
@@ -100,6 +100,6 @@ async fn a_hold_that_was_sent_once_and_answered_leaves_no_tombstone() {
         world.pass(secs(1)).await;
         assert!(world.state("k").await.is_idle());
     }
-    let in_flight = world.wires.releases().iter().filter(|(_, c)| *c == Certainty::MaybeInFlight).count();
+    let in_flight = world.wire.releases().iter().filter(|(_, c)| *c == Certainty::MaybeInFlight).count();
     assert_eq!(in_flight, 0, "each is a tombstone that stays as long as the session lives");
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lock_core::{AcquireOptions, Lost, Ran, Reason, Wait};
 
-use crate::support::{Fault, Op, TTL, World, at_once, millis, rest, secs};
+use crate::support::{Fault, Operation, TTL, World, at_once, millis, rest, secs};
 
 /// Says when it is dropped.
 struct Dropped(Arc<AtomicBool>);
@@ -69,8 +69,8 @@ async fn work_is_dropped_before_the_lease_can_end() {
         }
     });
     rest().await;
-    world.wires.always(Op::Renew, Fault::Silence);
-    world.wires.always(Op::Close, Fault::Silence);
+    world.wire.always(Operation::Renew, Fault::Silence);
+    world.wire.always(Operation::Close, Fault::Silence);
     world.pass(TTL - millis(101)).await;
     assert!(!dropped.load(Ordering::SeqCst));
     world.pass(millis(1)).await;
@@ -117,7 +117,7 @@ async fn dropping_the_run_drops_the_work_and_releases() {
 #[tokio::test]
 async fn work_that_is_done_is_not_taken_away_by_a_release_without_an_answer() {
     let world = World::new();
-    world.wires.always(Op::Release, Fault::Silence);
+    world.wire.always(Operation::Release, Fault::Silence);
     let lock = world.client.mutex("k").unwrap();
     let running = tokio::spawn(async move { lock.run(|_| async { 7 }).await });
     world.pass(secs(5)).await;
