@@ -177,10 +177,12 @@ impl Server {
     pub(super) fn release(&self, id: SessionId, claim: &ClaimRef, settled: bool) -> Result<Released> {
         let mut state = self.state();
         let holders = self.judge(&mut state, |table, now| table.holders(now, &claim.key));
-        // A place in the queue that nobody owns is another matter: nothing tells of it while its holder lives.
+        // A place in the queue that nobody owns is another matter: nothing tells of it while its holder lives. A copy of the
+        // claim that is still on its way would become one, once its tombstone is lost with the release.
         let held = holders.iter().any(|&(owner, ticket, _)| (owner, ticket) == (id, claim.ticket));
-        let State { rng, weather, .. } = &mut *state;
-        if held && chance(rng, weather.orphan) {
+        let State { rng, weather, on_their_way, .. } = &mut *state;
+        let copies = on_their_way.get(&(id, claim.ticket)).copied().unwrap_or_default();
+        if held && copies == 0 && chance(rng, weather.orphan) {
             return Ok(Released::Done);
         }
         let (released, told) = self.judge(&mut state, |table, now| table.release(now, id, claim, settled));

@@ -23,7 +23,7 @@ impl Server {
             7 => self.repeat_itself(),
             8 => self.send_to_some_session(Event::Recheck),
             // Mostly of claims that were settled long ago.
-            9 => self.send_to_some_session(|ticket| Event::Wanted(ClaimRef::new(key.clone(), ticket))),
+            9 => self.want_something(&key),
             _ => self.cut_off_some_session(),
         }
     }
@@ -104,13 +104,25 @@ impl Server {
     }
 
     fn send_to_some_session(&self, event: impl FnOnce(Ticket) -> Event) {
-        let Some(session) = self.some_session() else { return };
-        let ticket = {
-            let mut state = self.state();
-            let last = state.members.find(session).map_or(0, |member| member.last_ticket);
-            Ticket(state.rng.u64(0..=last))
-        };
-        self.tell(vec![(session, event(ticket))]);
+        if let Some((session, ticket)) = self.some_claim() {
+            self.tell(vec![(session, event(ticket))]);
+        }
+    }
+
+    /// Never of a hold with a fixed end: its engine does not know it, and would release it.
+    fn want_something(&self, key: &LockKey) {
+        let Some((session, ticket)) = self.some_claim() else { return };
+        if !self.state().table.is_fixed(key, session, ticket) {
+            self.tell(vec![(session, Event::Wanted(ClaimRef::new(key.clone(), ticket)))]);
+        }
+    }
+
+    /// A claim of a session that lives, which may have been settled long ago.
+    fn some_claim(&self) -> Option<(SessionId, Ticket)> {
+        let session = self.some_session()?;
+        let mut state = self.state();
+        let last = state.members.find(session).map_or(0, |member| member.last_ticket);
+        Some((session, Ticket(state.rng.u64(0..=last))))
     }
 
     fn repeat_itself(&self) {

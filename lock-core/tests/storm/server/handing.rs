@@ -6,7 +6,7 @@ use std::time::Duration;
 use lock_core::table::{Command, Input, KeyRecord, News, Notice, Outcome, Request};
 use lock_core::{
     Busy, Certainty, Claim, ClaimRef, Claimed, Event, FencingToken, LockKey, Proof, Released, Result,
-    SessionId, Standing, Ticket,
+    SessionId, Standing, Term, Ticket,
 };
 
 use super::{Now, Table, Told};
@@ -78,6 +78,15 @@ impl Table for Handing {
             }
             other => other,
         }
+    }
+
+    fn is_fixed(&self, key: &LockKey, session: SessionId, ticket: Ticket) -> bool {
+        let Some(record) = self.keys.get(key) else { return false };
+        let is_this = |of: SessionId, other: Ticket| (of, other) == (session, ticket);
+        let mut holders = record.holders().iter().filter(|holder| is_this(holder.session, holder.ticket));
+        let mut waiters = record.queue().filter(|waiter| is_this(waiter.session, waiter.ticket));
+        holders.any(|holder| holder.holding.fixed_until().is_some())
+            || waiters.any(|waiter| matches!(waiter.term, Term::Fixed(_)))
     }
 
     fn force_release(

@@ -57,6 +57,10 @@ pub(crate) trait Table: Send {
     fn remind(&self, _claim: &ClaimRef) -> Told {
         Told::new()
     }
+    /// Whether this claim holds, or waits for, the key for a fixed time.
+    fn is_fixed(&self, _key: &LockKey, _session: SessionId, _ticket: Ticket) -> bool {
+        false
+    }
     /// Ends holds by force; with the tokens of those that it ended.
     fn force_release(
         &mut self,
