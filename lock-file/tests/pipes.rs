@@ -25,14 +25,7 @@ async fn an_unknown_message_and_a_full_pipe_are_gaps() {
         // Each try tells the holder that it is wanted.
         queued(b.claim("k", 1, true).await);
     }
-    let mut wanted = 0;
-    loop {
-        match a.next_event().await {
-            Event::Wanted(_) => wanted += 1,
-            Event::Gap => break,
-            other => panic!("{other:?}"),
-        }
-    }
+    let wanted = wanted_before_a_gap(&mut a).await;
     assert!(wanted < 3000, "the rest was dropped");
 }
 
@@ -47,14 +40,7 @@ async fn wake_ups_that_were_dropped_are_a_gap_however_long_the_key() {
     for _ in 0..100 {
         queued(b.claim(&long, 1, true).await);
     }
-    let mut wanted = 0;
-    loop {
-        match a.next_event().await {
-            Event::Wanted(_) => wanted += 1,
-            Event::Gap => break,
-            other => panic!("{other:?}"),
-        }
-    }
+    let wanted = wanted_before_a_gap(&mut a).await;
     assert!(wanted < 100, "the pipe was to be filled");
 }
 
@@ -107,4 +93,15 @@ fn a_runtime_without_io_is_refused_and_leaves_nothing() {
     // The same id, where it can be served.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(backend.open(&options, EventSink::new(|_| {}))).unwrap();
+}
+
+async fn wanted_before_a_gap(client: &mut Client) -> usize {
+    let mut wanted = 0;
+    loop {
+        match client.next_event().await {
+            Event::Wanted(_) => wanted += 1,
+            Event::Gap => return wanted,
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
-    AcquireOptions, Backend, Clock, Error, FencingToken, Guard, HoldState, HolderInfo, LockClient, LockKey,
-    Result, SystemClock,
+    AcquireOptions, Backend, Clock, Error, FencingToken, Guard, HoldState, LockClient, LockKey, Result,
+    SystemClock,
 };
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 use tokio::task::JoinHandle;
@@ -44,14 +44,10 @@ pub(crate) fn serve(order: Order, join: Option<&Join>) -> ExitCode {
     };
     let Ok(runtime) = runtime() else { return ExitCode::FAILURE };
     runtime.block_on(async {
-        let backend = match join(order.address).await {
-            Ok(backend) => backend,
-            Err(error) => {
-                answer(format!("error: {error}"));
-                return ExitCode::FAILURE;
-            }
-        };
-        let client = match LockClient::builder(backend).ttl(order.ttl).name("child").build() {
+        let joined = join(order.address).await;
+        let client =
+            joined.and_then(|backend| LockClient::builder(backend).ttl(order.ttl).name("child").build());
+        let client = match client {
             Ok(client) => client,
             Err(error) => {
                 answer(format!("error: {error}"));
@@ -134,10 +130,6 @@ impl Servant {
             ["count", key, file, tasks, times] => {
                 let (tasks, times) = (number(tasks)?, number(times)?);
                 counter::count(&self.client, key, file.as_ref(), tasks, times).await?
-            }
-            ["who"] => {
-                let info = HolderInfo::of_this_process(Some("child"));
-                format!("{info}")
             }
             _ => return Err(confused(words)),
         })

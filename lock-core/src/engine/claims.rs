@@ -40,6 +40,8 @@ pub(super) enum Chore {
     Orphan(ClaimRef),
     /// The hold was lost, and has to be released to be sure.
     Drop(Arc<Hold>, Reason),
+    /// It has been held for so long that its guard may have been leaked: say so.
+    Suspect(Arc<Hold>),
 }
 
 /// A claim as it was when a renewal was sent that asks about it.
@@ -181,15 +183,6 @@ impl Claims {
         self.entries.values().filter_map(held).take(count).collect()
     }
 
-    /// A few of those that seem leaked and were not named before.
-    pub(super) fn leaked(&self, now: BootTime, count: usize) -> Vec<Arc<Hold>> {
-        let leaked = |entry: &Entry| match entry {
-            Entry::Holding(hold) if hold.seems_leaked(now) => Some(hold.clone()),
-            _ => None,
-        };
-        self.entries.values().filter_map(leaked).take(count).collect()
-    }
-
     /// The next chunk to verify: whatever was verified longest ago, holds and places in the queue alike.
     ///
     /// It has to come back, by [`Claims::stands`] or by [`Claims::unasked`].
@@ -249,7 +242,8 @@ impl Claims {
             (Entry::Holding(hold), standing) => match standing {
                 Standing::Holds { token, .. } if token == hold.token() => {
                     hold.verified(sent);
-                    None
+                    // Here, where each hold comes by once in two thirds of a TTL, and nobody has to look through them all.
+                    hold.seems_leaked(sent).then(|| Chore::Suspect(hold.clone()))
                 }
                 // It was still waiting when the renewal was sent: the answer may be older than the grant.
                 Standing::Waits { .. } | Standing::Gone if !asked.held => None,

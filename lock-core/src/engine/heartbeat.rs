@@ -151,7 +151,7 @@ impl<'a> Beat<'a> {
                     }
                 }
                 self.due = sent + jittered(self.interval(sent));
-                self.look_for_leaks();
+                self.tell_the_oldest_age();
             }
             Err(error) => {
                 if let ErrorKind::SessionLost(reason) = error.kind() {
@@ -203,19 +203,11 @@ impl<'a> Beat<'a> {
         }
     }
 
-    fn look_for_leaks(&self) {
+    fn tell_the_oldest_age(&self) {
         let now = self.session.core().clock.boot();
         let holds = self.session.claims().oldest_holds(8);
         if let Some(oldest) = holds.iter().map(|hold| hold.age(now)).max() {
             telemetry::oldest_hold(oldest);
-        }
-        let leaked = self.session.claims().leaked(now, 8);
-        for hold in leaked {
-            telemetry::perhaps_leaked();
-            tracing::warn!(
-                target: telemetry::TARGET, key = %hold.claim().key, token = hold.token().get(), age = ?hold.age(now),
-                "held for more than ten TTLs: was its guard leaked? hold_at_most would end it"
-            );
         }
     }
 }

@@ -95,11 +95,19 @@ impl OpenSession {
         }
     }
 
-    /// Ends what has to end now, and releases it in a job.
+    /// Ends what has to end now, and releases it in a job; says what has to be said.
     pub(super) fn perform(self: &Arc<OpenSession>, chore: Chore) {
         match chore {
             Chore::Orphan(claim) => self.core.jobs.hand_over(free_orphan(self.clone(), claim)),
             Chore::Drop(hold, reason) => self.drop_hold(&hold, reason),
+            Chore::Suspect(hold) => {
+                telemetry::perhaps_leaked();
+                tracing::warn!(
+                    target: telemetry::TARGET, key = %hold.claim().key, token = hold.token().get(),
+                    age = ?hold.age(self.core.clock.boot()),
+                    "held for more than ten TTLs: was its guard leaked? hold_at_most would end it"
+                );
+            }
         }
     }
 

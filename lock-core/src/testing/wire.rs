@@ -68,7 +68,6 @@ struct Inner {
     events: Mutex<Vec<Event>>,
     sinks: Mutex<Vec<EventSink>>,
     sessions: Mutex<Vec<(SessionId, Arc<dyn Session>)>>,
-    claims: Mutex<Vec<Claim>>,
     releases: Mutex<Vec<(Ticket, Certainty)>>,
 }
 
@@ -84,7 +83,6 @@ impl Wire {
             events: Mutex::default(),
             sinks: Mutex::default(),
             sessions: Mutex::default(),
-            claims: Mutex::default(),
             releases: Mutex::default(),
         }))
     }
@@ -150,19 +148,9 @@ impl Wire {
         lock(&self.0.calls).get(&op).copied().unwrap_or_default()
     }
 
-    /// How many calls of any kind were made.
-    pub fn all_calls(&self) -> usize {
-        lock(&self.0.calls).values().sum()
-    }
-
     /// What the store has told without being asked.
     pub fn events(&self) -> Vec<Event> {
         lock(&self.0.events).clone()
-    }
-
-    /// Every claim that was sent, also those that met a fault.
-    pub fn claims(&self) -> Vec<Claim> {
-        lock(&self.0.claims).clone()
     }
 
     /// What was released, and how certainly.
@@ -280,7 +268,6 @@ impl Session for WiredSession {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
-        lock(&self.wire.0.claims).push(claim.clone());
         self.wire.meet(Operation::Claim, self.inner.claim(claim)).await
     }
 
