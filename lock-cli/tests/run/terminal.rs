@@ -21,7 +21,8 @@ impl Terminal<'_> {
         }
         std::fs::write(lab.path("session.sh"), script).unwrap();
         let mut command = Command::new("script");
-        command.args(["-qefc", "sh session.sh", "shown"]).current_dir(lab.path("")).env("TERM", "xterm");
+        // In the place of the shell that script(1) starts: dash would stay, and be ended by the keyboard.
+        command.args(["-qefc", "exec sh session.sh", "shown"]).current_dir(lab.path("")).env("TERM", "xterm");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         Some(Terminal { lab, script: command.spawn().unwrap(), prompts: 0 })
     }
