@@ -1,7 +1,7 @@
 //! The store of `own_store.rs`, held to its promises by the suite that holds every store to them.
 
 #[path = "../src/bin/own_store.rs"]
-#[allow(dead_code, reason = "the program itself is not run here")]
+#[expect(dead_code, reason = "the program itself is not run here")]
 mod own_store;
 
 use std::process::ExitCode;

@@ -14,7 +14,7 @@ use lock_core::{Certainty, ErrorKind, Severity};
 use lock_file::{FileOptions, FileStore};
 
 /// Whether this is the process in the namespace; runs it if not.
-#[allow(clippy::print_stderr, reason = "a skipped test says so")]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn may_mount(test: &str) -> bool {
     if std::env::var_os("LOCK_FILE_NAMESPACE").is_some() {
         return true;
@@ -153,7 +153,7 @@ async fn on_a_read_only_file_system_nothing_is_opened() {
 }
 
 #[tokio::test]
-#[allow(clippy::print_stderr, reason = "a skipped test says so")]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 async fn a_directory_in_the_lower_layer_of_an_overlay_works() {
     if !may_mount("a_directory_in_the_lower_layer_of_an_overlay_works") {
         return;

@@ -227,7 +227,7 @@ pub(crate) fn task() -> Option<(String, Arc<dyn Backend>)> {
     Some((task, lock_file::backend(dir, FileOptions::new()).unwrap()))
 }
 
-#[allow(clippy::print_stdout, reason = "the parent listens")]
+#[expect(clippy::print_stdout, reason = "the parent listens")]
 pub(crate) fn say(words: impl std::fmt::Display) {
     println!("SAID {words}");
 }
@@ -250,7 +250,7 @@ pub(crate) fn chmod(path: &Path, mode: u32) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
-#[allow(clippy::print_stderr, reason = "a skipped test says so")]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 pub(crate) fn is_root() -> bool {
     let is_root = geteuid().is_root();
     if !is_root {
