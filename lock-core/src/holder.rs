@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
 use crate::error::{Error, Result};
 
 /// Who a session belongs to. For people who look for the holder, never for decisions.
@@ -62,6 +64,36 @@ impl HolderInfo {
         let fields = Arc::make_mut(&mut self.0);
         (fields.pod, fields.namespace, fields.node) = (pod.map(cut), namespace.map(cut), node.map(cut));
         self
+    }
+
+    /// One text of ASCII letters, digits, `%` and `,`: for stores that keep texts.
+    ///
+    /// ```
+    /// use lock_core::HolderInfo;
+    ///
+    /// let info = HolderInfo::new(42).with_name(Some("nightly, report".into()));
+    /// assert_eq!(HolderInfo::decode(&info.encoded()), Some(info));
+    /// ```
+    pub fn encoded(&self) -> String {
+        let fields = &*self.0;
+        let mut out = fields.pid.to_string();
+        for text in [&fields.name, &fields.host, &fields.pod, &fields.namespace, &fields.node] {
+            out.push(',');
+            out.extend(utf8_percent_encode(text.as_deref().unwrap_or_default(), NON_ALPHANUMERIC));
+        }
+        out
+    }
+
+    /// What [`encoded`](HolderInfo::encoded) made; `None` for anything else.
+    pub fn decode(encoded: &str) -> Option<HolderInfo> {
+        let mut parts = encoded.split(',');
+        let pid = parts.next()?.parse().ok()?;
+        let mut text = || {
+            let decoded = percent_decode_str(parts.next()?).decode_utf8().ok()?;
+            Some((!decoded.is_empty()).then(|| decoded.into_owned()))
+        };
+        let info = HolderInfo::new(pid).with_name(text()?).with_host(text()?).with_pod(text()?, text()?, text()?);
+        parts.next().is_none().then_some(info)
     }
 
     /// The name that the application chose.
@@ -182,6 +214,23 @@ mod tests {
     fn a_hostile_name_is_shown_escaped() {
         let info = HolderInfo::new(7).with_name(Some("a\nb".into())).with_host(Some("h".into()));
         assert_eq!(info.to_string(), "a\\nb (h pid 7)");
+    }
+
+    #[test]
+    fn an_encoding_is_decoded_and_nothing_else_is() {
+        let pod = |text: &str| Some(text.to_owned());
+        let full = HolderInfo::new(7)
+            .with_name(pod("a,b;c d%\n"))
+            .with_host(pod("häuser"))
+            .with_pod(pod("p"), None, pod("n"));
+        for info in [full, HolderInfo::new(1)] {
+            let encoded = info.encoded();
+            assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"%,".contains(&b)), "{encoded}");
+            assert_eq!(HolderInfo::decode(&encoded), Some(info));
+        }
+        for wrong in ["", "7", "x,,,,,", "7,,,,", "7,,,,,,", "7,%FF,,,,"] {
+            assert_eq!(HolderInfo::decode(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,36 @@ pub enum Mode {
     },
 }
 
+impl Mode {
+    /// One word of ASCII letters, digits and `/`: for stores that keep texts.
+    ///
+    /// ```
+    /// use lock_core::Mode;
+    ///
+    /// assert_eq!(Mode::Permits { held: 2, of: 5 }.encoded(), "p2/5");
+    /// assert_eq!(Mode::decode("x"), Some(Mode::Exclusive));
+    /// ```
+    pub fn encoded(self) -> String {
+        match self {
+            Mode::Exclusive => "x".to_owned(),
+            Mode::Shared => "s".to_owned(),
+            Mode::Permits { held, of } => format!("p{held}/{of}"),
+        }
+    }
+
+    /// What [`encoded`](Mode::encoded) made; `None` for anything else.
+    pub fn decode(encoded: &str) -> Option<Mode> {
+        match encoded {
+            "x" => Some(Mode::Exclusive),
+            "s" => Some(Mode::Shared),
+            permits => {
+                let (held, of) = permits.strip_prefix('p')?.split_once('/')?;
+                Some(Mode::Permits { held: held.parse().ok()?, of: of.parse().ok()? })
+            }
+        }
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -79,6 +109,16 @@ impl Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_encoding_is_decoded_and_nothing_else_is() {
+        for mode in [Mode::Exclusive, Mode::Shared, Mode::Permits { held: 1, of: u32::MAX }] {
+            assert_eq!(Mode::decode(&mode.encoded()), Some(mode));
+        }
+        for wrong in ["", "X", "p", "p1", "p1/", "p/1", "p-1/2"] {
+            assert_eq!(Mode::decode(wrong), None, "{wrong:?}");
+        }
+    }
 
     #[test]
     fn a_permit_fits_its_capacity() {
