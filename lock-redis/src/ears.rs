@@ -1,0 +1,123 @@
+//! [`Ears`]: which session listens on which channel.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lock_core::{Event, EventSink};
+use redis::{PushInfo, PushKind, Value};
+
+use crate::message;
+
+/// Everybody who listens on a connection, whichever that is at the moment.
+#[derive(Debug, Default)]
+pub(crate) struct Ears {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By channel; with a number that tells a sink from the one before it.
+    sinks: HashMap<String, (u64, EventSink)>,
+    count: u64,
+    /// Channels that nobody listens to any more, and that the server still sends.
+    stale: Vec<String>,
+}
+
+/// One session's ear. It stops listening when it is dropped; the server is told at the next occasion.
+#[derive(Debug)]
+pub(crate) struct Ear {
+    ears: Arc<Ears>,
+    channel: String,
+    number: u64,
+}
+
+impl Ears {
+    /// Whatever comes on this channel goes into this sink from now on, and into no earlier one; the server has to be asked for
+    /// it.
+    pub(crate) fn listen(self: &Arc<Ears>, channel: String, sink: EventSink) -> Ear {
+        let mut state = self.state();
+        state.count += 1;
+        let number = state.count;
+        state.stale.retain(|stale| *stale != channel);
+        state.sinks.insert(channel.clone(), (number, sink));
+        Ear { ears: self.clone(), channel, number }
+    }
+
+    pub(crate) fn channels(&self) -> Vec<String> {
+        self.state().sinks.keys().cloned().collect()
+    }
+
+    /// Channels to unsubscribe from, each told once.
+    pub(crate) fn take_stale(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().stale)
+    }
+
+    /// Tells everybody that something may have been missed.
+    pub(crate) fn gap(&self) {
+        self.state().sinks.values().for_each(|(_, sink)| sink.send(Event::Gap));
+    }
+
+    /// Hands on what the server pushed. Never blocks: sinks promise that.
+    pub(crate) fn hear(&self, push: &PushInfo) {
+        let (PushKind::Message, [Value::BulkString(channel), Value::BulkString(text)]) =
+            (&push.kind, &*push.data)
+        else {
+            return;
+        };
+        let (Ok(channel), Ok(text)) = (str::from_utf8(channel), str::from_utf8(text)) else { return };
+        let state = self.state();
+        let Some((_, sink)) = state.sinks.get(channel) else { return };
+        match message::event(text) {
+            Some(event) => sink.send(event),
+            None => tracing::warn!(
+                channel,
+                "ignored a message that is none of ours: somebody else publishes here"
+            ),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        let mut state = self.ears.state();
+        if state.sinks.get(&self.channel).is_some_and(|(number, _)| *number == self.number) {
+            state.sinks.remove(&self.channel);
+            state.stale.push(self.channel.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(channel: &str, text: &str) -> PushInfo {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        PushInfo { kind: PushKind::Message, data: vec![bulk(channel), bulk(text)] }
+    }
+
+    #[test]
+    fn a_session_that_is_opened_twice_listens_once() {
+        let ears: Arc<Ears> = Arc::default();
+        let heard: Arc<Mutex<Vec<&str>>> = Arc::default();
+        let sink = |name| {
+            let heard = heard.clone();
+            EventSink::new(move |_| heard.lock().unwrap().push(name))
+        };
+        let first = ears.listen("c".into(), sink("first"));
+        let second = ears.listen("c".into(), sink("second"));
+        drop(first);
+        ears.hear(&message("c", "r 1"));
+        ears.hear(&message("other", "r 1"));
+        assert_eq!(*heard.lock().unwrap(), ["second"]);
+        assert!(ears.take_stale().is_empty());
+        drop(second);
+        ears.hear(&message("c", "r 1"));
+        assert_eq!(*heard.lock().unwrap(), ["second"]);
+        assert_eq!((ears.take_stale(), ears.channels()), (vec!["c".to_owned()], vec![]));
+    }
+}

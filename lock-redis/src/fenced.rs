@@ -1,0 +1,145 @@
+//! [`FencedWrites`]: writes to Redis that a stale token does not pass.
+
+use lock_core::{Error, FencingToken, Guard, Mode, Result};
+use redis::aio::ConnectionLike;
+use redis::{Cmd, Value};
+
+use crate::failure::{failed, unexpected};
+use crate::{reply, scripts};
+
+/// The script by which [`FencedWrites`] writes, for use from any language.
+///
+/// `KEYS`: the fence, then every key of the command. `ARGV`: `exclusive` or `shared`, the token, then the command, word by
+/// word. It returns `{1, reply}`, or `{0, token}` with the later token that was admitted before.
+pub const FENCED_WRITE: &str = include_str!("scripts/fenced.lua");
+
+/// A resource in Redis that checks tokens: one fence, and the writes behind it.
+///
+/// ```no_run
+/// # async fn example(guard: &lock_core::Guard, mut connection: lock_redis::redis::aio::MultiplexedConnection)
+/// #     -> Result<(), lock_redis::Refused> {
+/// use lock_redis::{FencedWrites, redis};
+///
+/// let accounts = FencedWrites::new("{accounts}:fence");
+/// accounts
+///     .write(&mut connection, guard, &["{accounts}:42"], redis::cmd("SET").arg("{accounts}:42").arg(100))
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The fence is a hash under a key of the caller's choice; it and the write change in one step, on the same server as the data,
+/// whichever store granted the lock. In a cluster all keys need one hash tag. It never expires: deleting it admits everybody.
+/// Whoever writes without it is not checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FencedWrites {
+    fence: String,
+}
+
+/// Why a fenced write did not happen.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Refused {
+    /// A later grant has written: this holder lost its lock. Nothing was written.
+    Stale {
+        /// The token of the write that was refused.
+        token: FencingToken,
+        /// The later one that was admitted before.
+        admitted: u64,
+    },
+    /// The command failed, or no answer came; [`Error::took_effect`] says whether it may have been applied.
+    Failed(Error),
+}
+
+impl FencedWrites {
+    /// Writes behind the fence of this name.
+    pub fn new(fence: impl Into<String>) -> FencedWrites {
+        FencedWrites { fence: fence.into() }
+    }
+
+    /// Runs one command, unless the guard's token is stale.
+    ///
+    /// `keys` are those of the command, as Redis wants them declared.
+    ///
+    /// # Errors
+    /// [`Refused::Stale`], or [`Refused::Failed`] as the driver and the server say.
+    ///
+    /// # Cancel Safety
+    /// Dropped, the write may still happen.
+    pub async fn write(
+        &self,
+        connection: &mut impl ConnectionLike,
+        guard: &Guard,
+        keys: &[&str],
+        command: &Cmd,
+    ) -> Result<Value, Refused> {
+        self.write_as(connection, guard.mode(), guard.token(), keys, command).await
+    }
+
+    /// Runs one command, unless this token is stale: for tokens that travelled.
+    ///
+    /// # Errors
+    /// As [`write`](FencedWrites::write).
+    ///
+    /// # Cancel Safety
+    /// Dropped, the write may still happen.
+    pub async fn write_as(
+        &self,
+        connection: &mut impl ConnectionLike,
+        mode: Mode,
+        token: FencingToken,
+        keys: &[&str],
+        command: &Cmd,
+    ) -> Result<Value, Refused> {
+        let arguments = |call: &mut Cmd| {
+            let kind = if mode == Mode::Exclusive { "exclusive" } else { "shared" };
+            call.arg(keys.len() + 1).arg(&self.fence).arg(keys).arg(kind).arg(token.get());
+            for word in command.args_iter() {
+                if let redis::Arg::Simple(bytes) = word {
+                    call.arg(bytes);
+                }
+            }
+        };
+        let mut answer = send(connection, &scripts::FENCED.by_hash(arguments)).await;
+        if answer.as_ref().is_err_and(|error| error.kind() == redis::ServerErrorKind::NoScript.into()) {
+            answer = send(connection, &scripts::FENCED.by_code(arguments)).await;
+        }
+        let answer = answer.map_err(|error| Refused::Failed(failed(error)))?;
+        let wrong = || Refused::Failed(unexpected("a fenced write", &answer));
+        let Value::Array(parts) = &answer else { return Err(wrong()) };
+        match parts.first() {
+            // A reply of nil ends the array.
+            Some(Value::Int(1)) => Ok(parts.get(1).cloned().unwrap_or(Value::Nil)),
+            Some(Value::Int(0)) => {
+                let admitted = parts.get(1).and_then(reply::number).ok_or_else(wrong)?;
+                Err(Refused::Stale { token, admitted })
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refused::Stale { token, admitted } => write!(
+                f,
+                "stale fencing token {token}: a grant with token {admitted} has already written; this holder lost its lock"
+            ),
+            Refused::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Refused {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Refused::Stale { .. } => None,
+            Refused::Failed(error) => Some(error),
+        }
+    }
+}
+
+async fn send(connection: &mut impl ConnectionLike, command: &Cmd) -> redis::RedisResult<Value> {
+    connection.req_packed_command(command).await?.extract_error()
+}

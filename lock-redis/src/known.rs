@@ -1,0 +1,100 @@
+//! [`Known`]: what a session remembers about its keys and holds, so that most calls need say little and ask once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lock_core::{Claim, ClaimRef, LockKey, Ticket};
+
+use crate::entry::Held;
+use crate::names::Names;
+
+/// How many keys without a claim are remembered before they are forgotten.
+const IDLE_KEYS: usize = 4096;
+
+/// Nothing in here decides anything: the server compares whatever is guessed from it.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    keys: HashMap<LockKey, Key>,
+    /// Every claim that may be in the store, and how it holds if that is known.
+    claims: HashMap<Ticket, Option<Held>>,
+    /// How many keys there may be before those without a claim are forgotten.
+    bound: usize,
+}
+
+#[derive(Debug)]
+struct Key {
+    called: Arc<Called>,
+    fence: Option<u64>,
+    claims: usize,
+}
+
+/// What a key is called in the store.
+#[derive(Debug)]
+pub(crate) struct Called {
+    pub(crate) name: String,
+    pub(crate) lock: String,
+}
+
+impl Known {
+    /// A claim is about to be sent. Returns the fence that its key may have.
+    pub(crate) fn claims(&mut self, names: &Names, claim: &Claim) -> (Arc<Called>, Option<u64>) {
+        if self.keys.len() > self.bound {
+            self.keys.retain(|_, key| key.claims > 0);
+            self.bound = (2 * self.keys.len()).max(IDLE_KEYS);
+        }
+        let is_new = self.claims.insert(claim.ticket, None).is_none();
+        let key = self.key(names, &claim.key);
+        key.claims += usize::from(is_new);
+        (key.called.clone(), key.fence)
+    }
+
+    /// It was granted under this token.
+    pub(crate) fn granted(&mut self, claim: &Claim, held: Option<Held>, token: u64) {
+        if let Some(known) = self.claims.get_mut(&claim.ticket) {
+            *known = held;
+        }
+        if let Some(key) = self.keys.get_mut(&claim.key) {
+            key.fence = Some(token);
+        }
+    }
+
+    /// A release is about to be sent. Returns how the claim may hold.
+    pub(crate) fn releases(&mut self, names: &Names, claim: &ClaimRef) -> (Arc<Called>, Option<Held>) {
+        let held = self.claims.get(&claim.ticket).cloned().flatten();
+        (self.key(names, &claim.key).called.clone(), held)
+    }
+
+    /// Nothing of this claim is in the store any more.
+    pub(crate) fn gone(&mut self, key: &LockKey, ticket: Ticket) {
+        if self.claims.remove(&ticket).is_some()
+            && let Some(key) = self.keys.get_mut(key)
+        {
+            key.claims = key.claims.saturating_sub(1);
+        }
+    }
+
+    /// The key is called so; it need not be remembered for that.
+    pub(crate) fn called(&self, names: &Names, key: &LockKey) -> Arc<Called> {
+        self.keys.get(key).map_or_else(|| Arc::new(Called::new(names, key)), |known| known.called.clone())
+    }
+
+    /// The names of all keys of which there may be a claim in the store.
+    pub(crate) fn names_in_use(&self) -> Vec<String> {
+        self.keys.values().filter(|key| key.claims > 0).map(|key| key.called.name.clone()).collect()
+    }
+
+    fn key(&mut self, names: &Names, key: &LockKey) -> &mut Key {
+        self.keys.entry(key.clone()).or_insert_with(|| Key {
+            called: Arc::new(Called::new(names, key)),
+            fence: None,
+            claims: 0,
+        })
+    }
+}
+
+impl Called {
+    pub(crate) fn new(names: &Names, key: &LockKey) -> Called {
+        let name = key.encoded();
+        Called { lock: names.lock(&name), name }
+    }
+}

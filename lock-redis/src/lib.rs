@@ -1,0 +1,59 @@
+//! Locks in Redis 7.0 or later, for fencepost.
+//!
+//! One round trip to acquire, one to release; first come, first served; the next in line is told by the server. A session is a
+//! key that expires, a lock is a record beside it, and the rules run in the server as scripts. What is promised and what is
+//! not stands in `docs/backends/redis.md`.
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> lock_core::Result<()> {
+//! use lock_core::LockClient;
+//! use lock_redis::{RedisOptions, redis};
+//!
+//! let driver = redis::Client::open("redis://localhost").expect("a URL of the driver's");
+//! let client = LockClient::builder(lock_redis::backend(&driver, RedisOptions::new())?).build()?;
+//! let guard = client.mutex("nightly-report")?.acquire().await?;
+//! println!("token {}", guard.token());
+//! guard.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod backend;
+mod connector;
+mod ears;
+mod entry;
+mod failure;
+mod fenced;
+mod known;
+mod link;
+mod message;
+mod names;
+mod options;
+mod probe;
+mod reply;
+mod scripts;
+mod session;
+mod sight;
+
+use std::sync::Arc;
+
+use lock_core::{Backend, Result};
+/// The driver, in the version that this crate is built with.
+pub use redis;
+
+pub use self::connector::RedisConnector;
+pub use self::fenced::{FENCED_WRITE, FencedWrites, Refused};
+pub use self::options::{Credentials, RedisOptions};
+
+/// A backend over the server that a driver's client leads to. Of the client its address and settings are taken, no connection:
+/// the store has one of its own, made at the first call.
+///
+/// # Errors
+/// [`InvalidInput`](lock_core::ErrorKind::InvalidInput) for a namespace that cannot be one.
+pub fn backend(client: &redis::Client, options: RedisOptions) -> Result<Arc<dyn Backend>> {
+    Ok(Arc::new(backend::RedisBackend::new(client.get_connection_info(), options)?))
+}

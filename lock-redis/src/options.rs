@@ -1,0 +1,120 @@
+//! [`RedisOptions`]: how a store in Redis is used.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_core::{Result, Secret};
+
+type Asking = Pin<Box<dyn Future<Output = Result<Credentials>> + Send>>;
+
+/// How a store in Redis is used.
+///
+/// ```
+/// use std::time::Duration;
+/// use lock_redis::RedisOptions;
+///
+/// let options = RedisOptions::new().namespace("billing").idle_after(Duration::from_secs(60));
+/// # let _ = options;
+/// ```
+#[derive(Clone)]
+pub struct RedisOptions {
+    pub(crate) namespace: String,
+    pub(crate) idle_after: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) credentials: Option<Arc<dyn Fn() -> Asking + Send + Sync>>,
+}
+
+/// A user and a password, as a callback gives them.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Credentials {
+    /// The ACL user; `None` for the default one.
+    pub user: Option<String>,
+    /// The password, or a token that stands for one.
+    pub password: Secret,
+}
+
+impl Credentials {
+    /// A user's password; without a user that of the default one.
+    pub fn new(user: Option<String>, password: Secret) -> Credentials {
+        Credentials { user, password }
+    }
+}
+
+impl RedisOptions {
+    /// Namespace `fencepost`, idle keys kept for five minutes, five seconds to connect.
+    pub fn new() -> RedisOptions {
+        RedisOptions {
+            namespace: "fencepost".to_owned(),
+            idle_after: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(5),
+            credentials: None,
+        }
+    }
+
+    /// What every key and channel begins with: 1 to 64 ASCII letters, digits or any of `- _ . / :`. Whoever is to share locks
+    /// uses the same one.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> RedisOptions {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// For how long the record of an idle key stays, counted from its token; at least a millisecond.
+    ///
+    /// While it stays, the next claim need not look at the server's clock.
+    #[must_use]
+    pub fn idle_after(mut self, time: Duration) -> RedisOptions {
+        self.idle_after = time.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long one attempt to connect may take.
+    #[must_use]
+    pub fn connect_timeout(mut self, limit: Duration) -> RedisOptions {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// Asks for user and password at every connection, also when one was lost: for passwords that rotate and tokens that expire.
+    /// What the URL or the `redis::Client` says about them counts no more.
+    ///
+    /// ```
+    /// use lock_core::Secret;
+    /// use lock_redis::{Credentials, RedisOptions};
+    ///
+    /// let options = RedisOptions::new().credentials(|| async {
+    ///     let token = Secret::from("from a vault");
+    ///     Ok(Credentials::new(Some("locks".into()), token))
+    /// });
+    /// # let _ = options;
+    /// ```
+    #[must_use]
+    pub fn credentials<F>(mut self, ask: impl Fn() -> F + Send + Sync + 'static) -> RedisOptions
+    where
+        F: Future<Output = Result<Credentials>> + Send + 'static,
+    {
+        self.credentials = Some(Arc::new(move || Box::pin(ask())));
+        self
+    }
+}
+
+impl Default for RedisOptions {
+    fn default() -> RedisOptions {
+        RedisOptions::new()
+    }
+}
+
+impl fmt::Debug for RedisOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisOptions")
+            .field("namespace", &self.namespace)
+            .field("idle_after", &self.idle_after)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("credentials", &self.credentials.as_ref().map(|_| "a callback"))
+            .finish()
+    }
+}

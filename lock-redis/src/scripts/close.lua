@@ -1,0 +1,21 @@
+-- Ends a session, and settles the keys on which it may have had a claim.
+--
+-- Invariant: the session ends first, so that none of its claims is granted by the settling.
+--
+-- KEYS: session. ARGV: as for claim.lua how long idle and used records are kept, then the keys' names.
+local session = string.match(KEYS[1], '(%x+)$')
+redis.call('DEL', KEYS[1], prefix .. 't:' .. session)
+for place = 3, #ARGV do
+  local record = read(ARGV[place])
+  if record.known then
+    local head_before = head(record)
+    if record.sequence > 0 then
+      for _, id in ipairs(redis.call('ZRANGE', record.queue, 0, -1)) do
+        if string.sub(id, 1, 32) == session then leave(record, id) end
+      end
+    end
+    settle(record, head_before)
+    write(record, tonumber(ARGV[1]), tonumber(ARGV[2]))
+  end
+end
+return 1

@@ -1,0 +1,46 @@
+-- Renews a session, and says of each claim how it stands: a token, 'w' and when to ask again, or '' for one that is not known.
+--
+-- Invariant: a session that is over stays over: only a key that exists is given more time. What is answered is read here,
+-- from the records, so that a session which goes on renewing hears of a grant that the server has lost.
+--
+-- KEYS: session. ARGV: TTL (ms), as for claim.lua how long idle and used records are kept, then for each claim its ticket, the
+-- key's name, and whether its record is to be kept for longer (1) or was not long ago (0).
+if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return false end
+local session = string.match(KEYS[1], '(%x+)$')
+see_clock()
+if redis.call('GETRANGE', KEYS[1], 0, 0) ~= '-' then
+  redis.call('PEXPIRE', prefix .. 't:' .. session, ARGV[1] + 1000)
+end
+local keys = {}
+for place = 5, #ARGV, 3 do keys[#keys + 1] = prefix .. 'l:' .. ARGV[place] end
+if #keys == 0 then return {} end
+local records = redis.call('MGET', unpack(keys))
+local ends = digits(math.floor(now() / 1000) + ARGV[2] + ARGV[3])
+local standings = {}
+
+local function judge(place, ticket, name)
+  local text = records[place]
+  if not text then return '' end
+  local mine = ';' .. session .. ' ' .. ticket .. ' '
+  local _, till = string.find(text, mine, 1, true)
+  if till then
+    local token, kind = string.match(text, '^(%d+) %d+ (%a)', till + 1)
+    return kind == 'r' and '' or token
+  end
+  local record = read(name)
+  local id = session .. ' ' .. ticket
+  if record.sequence == 0 or not redis.call('ZSCORE', record.queue, id) then return '' end
+  redis.call('PEXPIREAT', record.queue, ends, 'GT')
+  redis.call('PEXPIREAT', record.waiters, ends, 'GT')
+  local soonest = next_end(record) or 0
+  if soonest == 0 or head(record) == id then return 'w' .. digits(soonest) end
+  return 'w'
+end
+
+for place, key in ipairs(keys) do
+  local at = 4 + (place - 1) * 3
+  local standing = judge(place, ARGV[at], ARGV[at + 1])
+  if ARGV[at + 2] == '1' and standing ~= '' then redis.call('PEXPIREAT', key, ends, 'GT') end
+  standings[place] = standing
+end
+return standings
