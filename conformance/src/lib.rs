@@ -36,6 +36,7 @@
 //! - [`oracle`]: random commands, through a store and through the lock table alone.
 //! - [`history`]: recording what clients believe, and checking whether that can have been.
 //! - [`Wire`] and [`SkewedClock`]: any backend behind calls that fail, and a clock that steps.
+//! - [`servers`]: real servers for the tests of stores that need one, which can be killed, stopped and started again.
 //!
 //! The scenarios and the broken stores that the suite has to catch stand in `docs/conformance.md`.
 
@@ -51,6 +52,7 @@ mod promises;
 mod runtime;
 mod scenarios;
 mod scene;
+pub mod servers;
 mod skew;
 mod suite;
 mod verdict;

@@ -1,10 +1,12 @@
 //! [`SkewedClock`]: the machine's clock, and what can go wrong with it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lock_core::{BootTime, Clock, Pause, SystemClock};
+use lock_core::{BootTime, Clock, Pause, Result, SystemClock};
+
+use crate::servers::WallClock;
 
 /// The machine's clock, whose wall can be stepped, and which can pretend that the machine slept.
 ///
@@ -21,6 +23,7 @@ struct Skew {
     wall_micros: AtomicI64,
     stopped_at: AtomicU64,
     slept_nanos: AtomicU64,
+    shown_on: Mutex<Vec<WallClock>>,
 }
 
 impl SkewedClock {
@@ -32,11 +35,13 @@ impl SkewedClock {
     /// Moves the wall clock, in microseconds; a negative number moves it back.
     pub fn step_wall(&self, micros: i64) {
         self.skew.wall_micros.fetch_add(micros, Ordering::SeqCst);
+        self.show();
     }
 
     /// Stops the wall clock at this instant, in microseconds since 1970; at 0 it goes on.
     pub fn stop_wall(&self, micros: u64) {
         self.skew.stopped_at.store(micros, Ordering::SeqCst);
+        self.show();
     }
 
     /// Lets the machine have slept for so long: boot time and wall time jump ahead.
@@ -44,6 +49,31 @@ impl SkewedClock {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.skew.slept_nanos.fetch_add(nanos, Ordering::SeqCst);
         self.step_wall(i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
+    }
+
+    /// Has the servers of this wall clock see what this clock's wall shows, from now on.
+    ///
+    /// # Errors
+    /// The wall clock cannot be set.
+    pub fn shown_on(&self, wall: WallClock) -> Result<()> {
+        let mut shown_on = self.skew.shown_on.lock().unwrap_or_else(PoisonError::into_inner);
+        self.show_on(&wall)?;
+        shown_on.push(wall);
+        Ok(())
+    }
+
+    /// Under one lock: the last change is shown last.
+    fn show(&self) {
+        let shown_on = self.skew.shown_on.lock().unwrap_or_else(PoisonError::into_inner);
+        for wall in &*shown_on {
+            // Its file has had its size since it was made, and was written before: this does not fail.
+            let _ = self.show_on(wall);
+        }
+    }
+
+    fn show_on(&self, wall: &WallClock) -> Result<()> {
+        let offset = self.skew.wall_micros.load(Ordering::SeqCst);
+        wall.show(offset, self.skew.stopped_at.load(Ordering::SeqCst))
     }
 
     fn slept(&self) -> Duration {

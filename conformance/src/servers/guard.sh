@@ -1,0 +1,25 @@
+# Runs a server for as long as whoever asked for it lives: that one holds the other end of standard input.
+# $1 is the server's directory, the rest is the command. Says its process id, and ends when it has ended.
+
+directory=$1
+shift
+command -v "$1" >/dev/null || { echo missing; exit 127; }
+
+# The server keeps neither pipe open; nor does it hear the keyboard.
+exec 3<&0
+"$@" </dev/null >>"$directory/server.log" 2>&1 3<&- &
+server=$!
+
+# A line never comes, only the end. The mark is made first: then nobody needs the directory any more.
+{ read -r line <&3; : >"$directory/orphaned"; kill -9 "$server"; } >/dev/null &
+killer=$!
+exec 3<&-
+
+echo "$server"
+wait "$server"
+status=$?
+
+kill "$killer"
+wait "$killer"
+if [ -e "$directory/orphaned" ]; then rm -rf "$directory"; fi
+exit "$status"

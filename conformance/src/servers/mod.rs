@@ -1,0 +1,29 @@
+//! Real servers, for the tests of the stores that need one, and what can be done to them.
+//!
+//! A server listens on a free port of 127.0.0.1, keeps its data in a directory of its own, and ends with the value that
+//! stands for it: the process and the directory are gone when that is dropped, and also when the test is killed.
+//!
+//! ```no_run
+//! # async fn example() -> lock_core::Result<()> {
+//! use lock_conformance::servers::{Redis, RedisSetup, Reply};
+//!
+//! let redis = RedisSetup::new().persistent().start().await?;
+//! redis.command(["SET", "k", "v"]).await?;
+//! redis.kill().await?;
+//! redis.start_again().await?;
+//! assert_eq!(redis.command(["GET", "k"]).await?, Reply::Text("v".to_owned()));
+//! # Ok(())
+//! # }
+//! ```
+
+mod ports;
+mod process;
+mod redis;
+mod resp;
+mod wall_clock;
+
+pub use self::ports::{Port, free_port};
+pub use self::process::{Program, Server};
+pub use self::redis::{Redis, RedisSetup};
+pub use self::resp::Reply;
+pub use self::wall_clock::WallClock;
