@@ -10,6 +10,9 @@ exec 3<&0
 "$@" </dev/null >>"$directory/server.log" 2>&1 3<&- &
 server=$!
 
+# The kernel hangs up on a group whose parent is gone while one of it is stopped. The server hears that as it likes.
+trap '' HUP
+
 # A line never comes, only the end. The mark is made first: then nobody needs the directory any more.
 { read -r line <&3; : >"$directory/orphaned"; kill -9 "$server"; } >/dev/null &
 killer=$!

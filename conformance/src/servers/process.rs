@@ -282,7 +282,7 @@ impl Drop for Starting {
 
 /// Waits for a guard that is about to end. Its output ends with it, so that this wait can have a bound.
 fn bury(guard: &mut Child) {
-    let ended = guard.stdout.as_mut().is_none_or(|output| reads_to_end(output));
+    let ended = guard.stdout.as_mut().is_none_or(reads_to_end);
     if ended {
         let _ = guard.wait();
     }

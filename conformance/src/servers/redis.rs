@@ -252,7 +252,7 @@ impl RedisSetup {
                 Ok(()) => return Ok(redis),
                 // Somebody else's server was faster.
                 Err(error) if attempt < ATTEMPTS && error.message().contains("already in use") => {
-                    attempt += 1
+                    attempt += 1;
                 }
                 Err(error) => return Err(error),
             }
@@ -302,7 +302,7 @@ fn quoted(text: &str) -> String {
     for byte in text.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
-                quoted.push(char::from(byte))
+                quoted.push(char::from(byte));
             }
             // Writing to a string cannot fail.
             _ => drop(write!(quoted, "\\x{byte:02x}")),
