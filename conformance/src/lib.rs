@@ -37,6 +37,7 @@
 //! - [`history`]: recording what clients believe, and checking whether that can have been.
 //! - [`Wire`] and [`SkewedClock`]: any backend behind calls that fail, and a clock that steps.
 //! - [`servers`]: real servers for the tests of stores that need one, which can be killed, stopped and started again.
+//! - [`proxy`]: the network between a client and such a server, and what can go wrong with it.
 //!
 //! The scenarios and the broken stores that the suite has to catch stand in `docs/conformance.md`.
 
@@ -49,6 +50,7 @@ mod fixture;
 pub mod history;
 pub mod oracle;
 mod promises;
+pub mod proxy;
 mod runtime;
 mod scenarios;
 mod scene;
