@@ -228,6 +228,18 @@ impl Scene {
         Ok(self.within(limit, what, client.mutex(key)?.acquire()).await??)
     }
 
+    /// The mutex of a key that is free, for a client whose session may have ended: the next call opens another.
+    pub(crate) async fn free_again(&self, client: &LockClient, key: LockKey) -> Verdict<Guard> {
+        let lock = client.mutex(key)?;
+        let end = self.now() + SOON * 2;
+        loop {
+            match self.within(SOON * 2, "an answer", lock.acquire()).await? {
+                Err(error) if error.is_retryable() && self.now() < end => {}
+                granted => return Ok(granted?),
+            }
+        }
+    }
+
     /// What a task comes to within a time.
     pub(crate) async fn joined<T>(
         &self,

@@ -92,7 +92,8 @@ impl HolderInfo {
             let decoded = percent_decode_str(parts.next()?).decode_utf8().ok()?;
             Some((!decoded.is_empty()).then(|| decoded.into_owned()))
         };
-        let info = HolderInfo::new(pid).with_name(text()?).with_host(text()?).with_pod(text()?, text()?, text()?);
+        let info =
+            HolderInfo::new(pid).with_name(text()?).with_host(text()?).with_pod(text()?, text()?, text()?);
         parts.next().is_none().then_some(info)
     }
 
@@ -219,10 +220,11 @@ mod tests {
     #[test]
     fn an_encoding_is_decoded_and_nothing_else_is() {
         let pod = |text: &str| Some(text.to_owned());
-        let full = HolderInfo::new(7)
-            .with_name(pod("a,b;c d%\n"))
-            .with_host(pod("häuser"))
-            .with_pod(pod("p"), None, pod("n"));
+        let full = HolderInfo::new(7).with_name(pod("a,b;c d%\n")).with_host(pod("häuser")).with_pod(
+            pod("p"),
+            None,
+            pod("n"),
+        );
         for info in [full, HolderInfo::new(1)] {
             let encoded = info.encoded();
             assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"%,".contains(&b)), "{encoded}");
