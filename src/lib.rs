@@ -50,3 +50,9 @@ pub mod memory {
 pub mod file {
     pub use lock_file::*;
 }
+
+/// The store in a Redis server.
+#[cfg(feature = "redis")]
+pub mod redis {
+    pub use lock_redis::*;
+}

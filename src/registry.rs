@@ -9,11 +9,12 @@ use lock_core::{
 };
 
 /// The schemes that this version knows, and the feature that brings each of them.
-const KNOWN: [(&str, &str); 2] = [("memory", "memory"), ("file", "file")];
+const KNOWN: [(&str, &str); 4] =
+    [("memory", "memory"), ("file", "file"), ("redis", "redis"), ("redis+unix", "redis")];
 
 /// Those of stores that are planned: who asks for one has not mistyped it.
-const PLANNED: [&str; 8] =
-    ["redis", "rediss", "redis+sentinel", "redis+cluster", "etcd", "postgres", "postgresql", "zookeeper"];
+const PLANNED: [&str; 7] =
+    ["rediss", "redis+sentinel", "redis+cluster", "etcd", "postgres", "postgresql", "zookeeper"];
 
 /// How long [`connect`] tries, unless `connect_timeout=` says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,6 +78,8 @@ impl Registry {
         let registry = registry.with(lock_core::MemoryConnector::new());
         #[cfg(all(feature = "file", target_os = "linux"))]
         let registry = registry.with(lock_file::FileConnector::new());
+        #[cfg(feature = "redis")]
+        let registry = registry.with(lock_redis::RedisConnector::new());
         registry
     }
 
