@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo bench -p lock-benches --bench memory
 //! cargo bench -p lock-benches --bench file
+//! cargo bench -p lock-benches --bench redis     # starts a server of its own
 //! ```
 //!
 //! Each bench target is one store: a [`Subject`], and a call of [`run`]. At the end stands a table of ratios. Compare within
@@ -51,6 +52,11 @@ pub trait Floor: Send {
 
     /// Finds that another has it.
     async fn busy(&mut self);
+
+    /// Asks a server something and hears the answer; false where there is no server.
+    async fn round_trip(&mut self) -> bool {
+        false
+    }
 }
 
 /// Measures a store in every shape, and prints the table. `join` is how a child process reaches it.
