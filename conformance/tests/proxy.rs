@@ -127,6 +127,21 @@ async fn a_partition_hides_the_death_of_either_side() {
 }
 
 #[tokio::test]
+async fn a_client_that_hears_nothing_does_not_hear_of_a_dead_server_by_sending_to_it() {
+    let (echo, proxy) = scene().await;
+    let mut client = connect(&proxy).await;
+    ask(&mut client, b"one").await;
+    proxy.block(Way::ToClient);
+    echo.die().await;
+    for _ in 0..3 {
+        client.write_all(b"to nobody").await.unwrap();
+        silence(&mut client).await;
+    }
+    proxy.heal();
+    assert_reset(&mut client).await;
+}
+
+#[tokio::test]
 async fn a_connection_made_in_a_partition_reaches_the_server_only_if_nothing_of_it_was_lost() {
     for way in [Way::ToServer, Way::ToClient, Way::Both] {
         let (echo, proxy) = scene().await;

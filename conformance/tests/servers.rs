@@ -100,11 +100,15 @@ async fn a_password_is_asked_for_and_not_shown() {
 async fn nothing_is_left_of_a_server_that_is_dropped() {
     let redis = Redis::start().await.unwrap();
     let (pid, directory) = (pid(&redis), redis.directory().to_owned());
+    let guard = parent(pid);
     // Stopped, it would not hear a milder signal.
     redis.stop().unwrap();
-    assert!(runs(pid) && directory.exists());
+    assert!(runs(pid) && runs(guard) && directory.exists());
+    let (clock, start) = (SystemClock::new(), SystemClock::new().boot());
     drop(redis);
-    assert!(!runs(pid) && !directory.exists());
+    assert!(!runs(pid) && !runs(guard) && !directory.exists());
+    let took = clock.boot().since(start);
+    assert!(took < Duration::from_secs(5), "it was not killed at once, but in {took:?}");
 }
 
 #[tokio::test]
@@ -161,9 +165,10 @@ const VICTIM: &str = "SERVERS_TEST_VICTIM";
 #[tokio::test]
 async fn a_server_dies_with_a_test_that_is_killed() {
     if let Ok(file) = std::env::var(VICTIM) {
-        let redis = Redis::start().await.unwrap();
+        let (redis, bare) = (Redis::start().await.unwrap(), Redis::start().await.unwrap());
         redis.stop().unwrap();
-        let line = format!("{} {}\n", pid(&redis), redis.directory().display());
+        std::fs::remove_dir_all(bare.directory()).unwrap();
+        let line = format!("{} {} {}\n", pid(&redis), pid(&bare), redis.directory().display());
         std::fs::write(format!("{file}.new"), line).unwrap();
         std::fs::rename(format!("{file}.new"), file).unwrap();
         return std::future::pending().await;
@@ -178,12 +183,14 @@ async fn a_server_dies_with_a_test_that_is_killed() {
         .unwrap();
     until("the child has started a server", || file.exists()).await;
     let line = std::fs::read_to_string(&file).unwrap();
-    let (pid, data) = line.trim_end().split_once(' ').unwrap();
-    let (pid, data) = (pid.parse().unwrap(), Path::new(data));
-    assert!(runs(pid) && data.exists());
+    let mut words = line.trim_end().splitn(3, ' ');
+    let (pid, bare) = (words.next().unwrap().parse().unwrap(), words.next().unwrap().parse().unwrap());
+    let data = Path::new(words.next().unwrap());
+    assert!(runs(pid) && runs(bare) && data.exists());
     victim.kill().unwrap();
     victim.wait().unwrap();
     until("the server is gone", || !runs(pid)).await;
+    until("the server without a directory is gone", || !runs(bare)).await;
     until("its directory is gone", || !data.exists()).await;
 }
 
@@ -276,6 +283,13 @@ fn pid(redis: &Redis) -> u32 {
 
 fn runs(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// From its `stat`: id, name in parentheses, state, parent.
+fn parent(pid: u32) -> u32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    rest.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 async fn until(what: &str, mut so: impl FnMut() -> bool) {

@@ -13,8 +13,9 @@ server=$!
 # The kernel hangs up on a group whose parent is gone while one of it is stopped. The server hears that as it likes.
 trap '' HUP
 
-# A line never comes, only the end. The mark is made first: then nobody needs the directory any more.
-{ read -r line <&3; : >"$directory/orphaned"; kill -9 "$server"; } >/dev/null &
+# A line never comes, only the end. The mark is made first: then nobody needs the directory any more. If it is gone
+# already, `:` would end this shell there and then.
+{ read -r line <&3; true >"$directory/orphaned"; kill -9 "$server"; } >/dev/null &
 killer=$!
 exec 3<&-
 
