@@ -197,7 +197,7 @@ async fn a_server_dies_with_a_test_that_is_killed() {
 #[tokio::test]
 async fn the_wall_clock_of_a_server_can_be_moved() {
     let (clock, wall) = (SkewedClock::new(), WallClock::new().unwrap());
-    let redis = with_wall(&wall).await;
+    let redis = RedisSetup::new().wall_clock(&wall).start().await.unwrap();
     same(&redis, &clock).await;
     wall.step(60 * SECOND).unwrap();
     let ahead = off_by(&redis).await;
@@ -218,7 +218,7 @@ async fn a_server_goes_by_the_clock_that_is_shown_to_it() {
     let (clock, wall) = (SkewedClock::new(), WallClock::new().unwrap());
     clock.step_wall(3600 * SECOND);
     clock.shown_on(wall.clone()).unwrap();
-    let redis = with_wall(&wall).await;
+    let redis = RedisSetup::new().wall_clock(&wall).start().await.unwrap();
     same(&redis, &clock).await;
     clock.step_wall(-7200 * SECOND);
     same(&redis, &clock).await;
@@ -233,20 +233,12 @@ async fn a_server_goes_by_the_clock_that_is_shown_to_it() {
 #[tokio::test]
 async fn a_key_expires_by_the_wall_clock_that_the_server_sees() {
     let wall = WallClock::new().unwrap();
-    let redis = with_wall(&wall).await;
+    let redis = RedisSetup::new().wall_clock(&wall).start().await.unwrap();
     redis.command(["SET", "k", "v", "PX", "600000"]).await.unwrap();
     wall.step(540 * SECOND).unwrap();
     assert_eq!(redis.command(["GET", "k"]).await.unwrap(), text("v"));
     wall.step(120 * SECOND).unwrap();
     assert_eq!(redis.command(["GET", "k"]).await.unwrap(), Reply::Nil);
-}
-
-async fn with_wall(wall: &WallClock) -> Redis {
-    let setup = wall
-        .environment()
-        .into_iter()
-        .fold(RedisSetup::new(), |setup, (key, value)| setup.environment(key, value));
-    setup.start().await.unwrap()
 }
 
 /// The server's time is between two looks at the clock.

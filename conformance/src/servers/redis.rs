@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::ports::{Port, free_port};
 use super::process::{Program, Server};
 use super::resp::{Connection, Reply};
+use super::wall_clock::WallClock;
 
 /// For how long a command may go unanswered.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,6 +38,8 @@ pub struct RedisSetup {
     password: Option<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Kept: a server that is started again needs its files.
+    wall_clock: Option<WallClock>,
 }
 
 impl Redis {
@@ -151,6 +154,7 @@ impl Redis {
             .package("redis-server")
             .arguments([file.to_string_lossy()])
             .arguments(&self.setup.arguments)
+            .environment(self.setup.wall_clock.iter().flat_map(WallClock::environment))
             .environment(self.setup.environment.iter().map(|(key, value)| (key, value)));
         let port = self.port();
         let ready = || async move {
@@ -201,6 +205,7 @@ impl RedisSetup {
             password: None,
             arguments: Vec::new(),
             environment: Vec::new(),
+            wall_clock: None,
         }
     }
 
@@ -229,6 +234,13 @@ impl RedisSetup {
     #[must_use]
     pub fn environment(mut self, key: impl Into<String>, value: impl Into<String>) -> RedisSetup {
         self.environment.push((key.into(), value.into()));
+        self
+    }
+
+    /// Shows it this wall clock instead of the machine's.
+    #[must_use]
+    pub fn wall_clock(mut self, wall: &WallClock) -> RedisSetup {
+        self.wall_clock = Some(wall.clone());
         self
     }
 

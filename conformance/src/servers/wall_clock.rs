@@ -16,7 +16,7 @@ const PAIRS: u64 = 8;
 const PAIR: u64 = 16;
 
 /// The wall clock of the servers that are started in its [`environment`](WallClock::environment). Clones are the same
-/// clock; let one live as long as such a server.
+/// clock; its files go with the last of them, so let one live as long as such a server.
 ///
 /// It is a library that is preloaded, so it reaches programs that ask the C library for the time, as Redis, PostgreSQL
 /// and Java do, but not those that ask the kernel by themselves, as Go's do.

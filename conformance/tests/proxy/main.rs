@@ -2,10 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod echo;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::io::ErrorKind;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use lock_conformance::proxy::{Proxy, Way};
 use lock_core::{BootTime, Clock, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+
+use self::echo::Echo;
 
 /// No wait is longer, and only a broken proxy makes one that long.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -373,108 +375,9 @@ async fn nobody_listens_when_a_proxy_has_been_closed() {
     within("the end, once more", proxy.close()).await;
 }
 
-/// A server that says whatever it hears.
-#[derive(Default)]
-struct Heard {
-    accepted: AtomicUsize,
-    open: AtomicUsize,
-    received: AtomicU64,
-    resets: AtomicUsize,
-}
-
-struct Echo {
-    heard: Arc<Heard>,
-    address: String,
-    task: Mutex<Option<tokio::task::JoinHandle<()>>>,
-}
-
-impl Echo {
-    async fn start() -> Echo {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let heard = Arc::new(Heard::default());
-        let address = listener.local_addr().unwrap().to_string();
-        let task = tokio::spawn(listen(listener, heard.clone()));
-        Echo { heard, address, task: Mutex::new(Some(task)) }
-    }
-
-    fn accepted(&self) -> usize {
-        self.heard.accepted.load(Ordering::SeqCst)
-    }
-
-    fn open(&self) -> usize {
-        self.heard.open.load(Ordering::SeqCst)
-    }
-
-    fn received(&self) -> u64 {
-        self.heard.received.load(Ordering::SeqCst)
-    }
-
-    fn resets(&self) -> usize {
-        self.heard.resets.load(Ordering::SeqCst)
-    }
-
-    /// As a killed process does: its connections end.
-    async fn die(&self) {
-        let task = self.task.lock().unwrap().take().unwrap();
-        task.abort();
-        let _ = task.await;
-        until("the server is dead", || self.open() == 0).await;
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.lock().unwrap().take() {
-            task.abort();
-        }
-    }
-}
-
-async fn listen(listener: TcpListener, heard: Arc<Heard>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let (stream, _) = accepted.unwrap();
-                stream.set_nodelay(true).unwrap();
-                heard.accepted.fetch_add(1, Ordering::SeqCst);
-                heard.open.fetch_add(1, Ordering::SeqCst);
-                connections.spawn(echo(stream, Counted(heard.clone())));
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-struct Counted(Arc<Heard>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-async fn echo(mut stream: TcpStream, heard: Counted) {
-    let mut buffer = [0; 8192];
-    loop {
-        match stream.read(&mut buffer).await {
-            Ok(0) => return,
-            Ok(length) => {
-                heard.0.received.fetch_add(length as u64, Ordering::SeqCst);
-                if stream.write_all(&buffer[..length]).await.is_ok() {
-                    continue;
-                }
-            }
-            Err(_) => {}
-        }
-        heard.0.resets.fetch_add(1, Ordering::SeqCst);
-        return;
-    }
-}
-
 async fn scene() -> (Echo, Proxy) {
     let echo = Echo::start().await;
-    let proxy = Proxy::to(&echo.address).await.unwrap();
+    let proxy = Proxy::to(echo.address()).await.unwrap();
     (echo, proxy)
 }
 
