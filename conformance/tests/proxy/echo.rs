@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::until;
+use crate::client::until;
 
 /// A server that says whatever it hears.
 pub(crate) struct Echo {

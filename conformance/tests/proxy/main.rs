@@ -2,26 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod client;
 mod echo;
 
-use std::fmt::Debug;
-use std::future::Future;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lock_conformance::proxy::{Proxy, Way};
-use lock_core::{BootTime, Clock, SystemClock};
+use lock_core::{Clock, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use self::client::{
+    ask, assert_over, assert_reset, assert_reset_after, connect, now, pause, read, silence, until, within,
+};
 use self::echo::Echo;
-
-/// No wait is longer, and only a broken proxy makes one that long.
-const LIMIT: Duration = Duration::from_secs(20);
-
-/// For what must not come.
-const WHILE: Duration = Duration::from_millis(60);
 
 #[tokio::test]
 async fn what_is_sent_arrives_both_ways() {
@@ -379,81 +375,4 @@ async fn scene() -> (Echo, Proxy) {
     let echo = Echo::start().await;
     let proxy = Proxy::to(echo.address()).await.unwrap();
     (echo, proxy)
-}
-
-async fn connect(proxy: &Proxy) -> TcpStream {
-    let stream = within("a connection", TcpStream::connect(proxy.address())).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
-}
-
-async fn ask(client: &mut TcpStream, message: &[u8]) {
-    let (mut from, mut to) = client.split();
-    let mut reply = vec![0; message.len()];
-    let both = async { tokio::join!(to.write_all(message), from.read_exact(&mut reply)) };
-    let (written, read) = within("a reply", both).await;
-    written.unwrap();
-    read.unwrap();
-    assert!(reply == message, "another reply");
-}
-
-async fn read(client: &mut TcpStream, length: usize) -> Vec<u8> {
-    let mut reply = vec![0; length];
-    within("a reply", client.read_exact(&mut reply)).await.unwrap();
-    reply
-}
-
-async fn silence(client: &mut TcpStream) {
-    let mut byte = [0];
-    tokio::select! {
-        biased;
-        heard = client.read(&mut byte) => panic!("{heard:?} instead of silence"),
-        () = SystemClock::new().sleep(WHILE) => {}
-    }
-}
-
-async fn assert_reset(client: &mut TcpStream) {
-    let mut byte = [0];
-    let read = within("a reset", client.read(&mut byte)).await;
-    assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
-}
-
-/// Some of these bytes may have been lost with the reset; there were no others.
-async fn assert_reset_after(client: &mut TcpStream, bytes: &[u8]) {
-    let mut heard = Vec::new();
-    let read = within("a reset", client.read_to_end(&mut heard)).await;
-    assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert!(bytes.starts_with(&heard), "{heard:?}");
-}
-
-/// Ended in either way.
-async fn assert_over(client: &mut TcpStream) {
-    let mut rest = Vec::new();
-    let _ = within("the end", client.read_to_end(&mut rest)).await;
-    assert!(rest.is_empty());
-}
-
-async fn within<T>(what: impl Debug, coming: impl Future<Output = T>) -> T {
-    tokio::select! {
-        biased;
-        it = coming => it,
-        () = SystemClock::new().sleep(LIMIT) => panic!("{what:?} did not come within {LIMIT:?}"),
-    }
-}
-
-async fn until(what: &str, so: impl Fn() -> bool) {
-    within(what, async {
-        while !so() {
-            SystemClock::new().sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
-}
-
-async fn pause() {
-    SystemClock::new().sleep(WHILE).await;
-}
-
-fn now() -> BootTime {
-    SystemClock::new().boot()
 }
