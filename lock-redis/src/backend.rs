@@ -11,11 +11,12 @@ use lock_core::{
 use redis::ConnectionInfo;
 
 use crate::failure::unexpected;
+use crate::kept::Kept;
 use crate::known::Called;
 use crate::link::Link;
 use crate::names::Names;
 use crate::options::RedisOptions;
-use crate::session::{Kept, RedisSession};
+use crate::session::RedisSession;
 use crate::{probe, reply, scripts, sight};
 
 /// How many claims one renewal verifies. A script keeps everybody else waiting, so it is to be short.
@@ -90,7 +91,7 @@ impl Backend for RedisBackend {
                     Some(token) => command.arg(token.get()),
                     None => command.arg(""),
                 };
-                command.arg(kept.idle).arg(kept.used);
+                command.arg(kept.whole);
             })
             .await?;
         let ended = reply::number(&answer).and_then(|number| usize::try_from(number).ok());

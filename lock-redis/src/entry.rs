@@ -1,10 +1,11 @@
 //! [`Held`] and the texts of records: what `record.lua` writes, written and read here.
 
-use std::fmt::Write;
 use std::time::Duration;
 
-use lock_core::{Claim, FencingToken, Mode, Note, Permit, SessionId, Term, Ticket};
+use lock_core::{Claim, Error, FencingToken, Mode, Note, Permit, Result, SessionId, Term, Ticket};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::kept::Kept;
 
 /// A hold that lives with its session and nothing else: the kind whose record can be foreseen.
 #[derive(Clone, Debug)]
@@ -36,7 +37,7 @@ impl Held {
 }
 
 /// Mode and note, as the record keeps them.
-pub(crate) fn rest(mode: Mode, note: Option<&Note>) -> String {
+fn rest(mode: Mode, note: Option<&Note>) -> String {
     let mut rest = mode.encoded();
     rest.push(' ');
     rest.extend(utf8_percent_encode(note.map_or("", Note::as_str), NON_ALPHANUMERIC));
@@ -44,21 +45,27 @@ pub(crate) fn rest(mode: Mode, note: Option<&Note>) -> String {
 }
 
 /// A claim, as `claim.lua` reads it.
-pub(crate) fn asked(session: SessionId, claim: &Claim) -> String {
-    let mut asked = format!(
-        "{session} {} {} {} {}",
-        claim.ticket.0,
-        claim.permit.weight(),
-        claim.permit.capacity(),
-        u8::from(claim.wait)
-    );
-    // Written to a string: it cannot fail.
-    let _ = match claim.term {
-        Term::Fixed(time) => write!(asked, " f {}", micros(time)),
-        Term::Session { at_least } => write!(asked, " s {}", micros(at_least)),
-        _ => write!(asked, " s 0"),
+///
+/// # Errors
+/// A term of a kind that the scripts do not know.
+pub(crate) fn asked(claim: &Claim, name: &str, kept: Kept) -> Result<String> {
+    let (kind, time) = match claim.term {
+        Term::Fixed(time) => ('f', micros(time)),
+        Term::Session { at_least } => ('s', micros(at_least)),
+        other => {
+            return Err(Error::unsupported(format!("the store in Redis knows no term such as {other:?}")));
+        }
     };
-    asked
+    let Claim { ticket, permit, wait, mode, note, .. } = claim;
+    let (keep, wait) = (kept.whole, u8::from(*wait));
+    let (weight, capacity) = (permit.weight(), permit.capacity());
+    let rest = rest(*mode, note.as_ref());
+    Ok(format!("{keep} {} {weight} {capacity} {wait} {kind} {time};{rest};{name}", ticket.0))
+}
+
+/// What is given back, as `release.lua` reads it.
+pub(crate) fn returned(ticket: Ticket, uncertain: bool, name: &str, kept: Kept) -> String {
+    format!("{} {} {};{name}", kept.whole, ticket.0, u8::from(uncertain))
 }
 
 /// One holder of a record.
@@ -185,9 +192,8 @@ mod tests {
         let at_least = Term::Session { at_least: Duration::from_secs(1) };
         assert!(Held::foreseen(&claim.clone().term(at_least), 1).is_none());
         assert!(Held::foreseen(&claim.clone().term(Term::Fixed(Duration::from_nanos(1))), 1).is_none());
-        assert!(
-            asked(SessionId::from_u128(1), &claim.term(Term::Fixed(Duration::from_nanos(1))))
-                .ends_with(" 3 1 1 0 f 1")
-        );
+        let claim = claim.term(Term::Fixed(Duration::from_nanos(1)));
+        let kept = Kept::new(Duration::from_secs(1), Duration::from_secs(2));
+        assert_eq!(asked(&claim, "k", kept).unwrap(), "21000 3 1 1 0 f 1;x ;k");
     }
 }

@@ -28,6 +28,7 @@ mod ears;
 mod entry;
 mod failure;
 mod fenced;
+mod kept;
 mod known;
 mod link;
 mod message;

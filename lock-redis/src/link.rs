@@ -74,16 +74,16 @@ impl Link {
 
     /// One command. Dropping it may leave it running.
     pub(crate) async fn call(&self, command: &Cmd) -> Result<Value> {
-        let (line, connection) = self.connected().await?;
-        self.send(&line, connection, command).await.map_err(failed)
+        let (line, mut connection) = self.connected().await?;
+        self.send(&line, &mut connection, command).await.map_err(failed)
     }
 
     /// One script: by its hash, and by its text if the server has forgotten it.
     pub(crate) async fn run(&self, script: &Script, arguments: impl Fn(&mut Cmd)) -> Result<Value> {
-        let (line, connection) = self.connected().await?;
-        match self.send(&line, connection.clone(), &script.by_hash(&arguments)).await {
+        let (line, mut connection) = self.connected().await?;
+        match self.send(&line, &mut connection, &script.by_hash(&arguments)).await {
             Err(error) if error.kind() == ServerErrorKind::NoScript.into() => {
-                self.send(&line, connection, &script.by_code(&arguments)).await.map_err(failed)
+                self.send(&line, &mut connection, &script.by_code(&arguments)).await.map_err(failed)
             }
             answer => answer.map_err(failed),
         }
@@ -107,7 +107,7 @@ impl Link {
     async fn send(
         &self,
         line: &Arc<Line>,
-        mut connection: MultiplexedConnection,
+        connection: &mut MultiplexedConnection,
         command: &Cmd,
     ) -> Result<Value, RedisError> {
         let unanswered = Unanswered::new(self, line);

@@ -63,9 +63,9 @@ impl RedisOptions {
         self
     }
 
-    /// For how long the record of an idle key stays, counted from its token; at least a millisecond.
+    /// For how long the record of an idle key stays beyond ten TTLs; at least a millisecond, five minutes unless set.
     ///
-    /// While it stays, the next claim need not look at the server's clock.
+    /// For that long, too, claims of a key need not look at the server's clock.
     #[must_use]
     pub fn idle_after(mut self, time: Duration) -> RedisOptions {
         self.idle_after = time.max(Duration::from_millis(1));

@@ -9,18 +9,15 @@ use lock_core::{
     Certainty, Claim, ClaimRef, Claimed, Clock, Error, Reason, Released, Renewal, Result, Session, SessionId,
     SessionOptions, SystemClock,
 };
-use redis::Cmd;
 
 use crate::ears::Ear;
 use crate::entry::{self, Held};
+use crate::kept::{Kept, millis};
 use crate::known::Known;
 use crate::link::Link;
 use crate::names::Names;
 use crate::reply;
 use crate::scripts;
-
-/// Records in use are kept for so many TTLs behind the last time that somebody renewed them.
-pub(crate) const KEPT_TTLS: u32 = 10;
 
 /// Each record is given more time once in so many TTLs: far less than [`KEPT_TTLS`], and far from each heartbeat.
 const EXTENDED_EVERY: u128 = 4;
@@ -39,29 +36,6 @@ pub(crate) struct RedisSession {
     clock: SystemClock,
     known: Mutex<Known>,
     _ear: Ear,
-}
-
-/// For how long records stay that nobody renews, in milliseconds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Kept {
-    pub(crate) idle: u64,
-    pub(crate) used: u64,
-}
-
-impl Kept {
-    pub(crate) fn new(idle_after: Duration, ttl: Duration) -> Kept {
-        Kept { idle: millis(idle_after), used: millis(ttl * KEPT_TTLS) }
-    }
-
-    /// When a record goes whose fence this is, in milliseconds since 1970. Idle, it is then behind the clock by `idle`; in use, it
-    /// was behind it by no more than that when it was granted, so that `used` is left.
-    fn idle_until(self, fence: u64) -> u64 {
-        fence / 1000 + self.idle
-    }
-
-    fn used_until(self, fence: u64) -> u64 {
-        self.idle_until(fence) + self.idle + self.used
-    }
 }
 
 impl RedisSession {
@@ -94,10 +68,6 @@ impl RedisSession {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn keep(&self, command: &mut Cmd) {
-        command.arg(self.kept.idle).arg(self.kept.used);
-    }
 }
 
 #[async_trait]
@@ -115,8 +85,7 @@ impl Session for RedisSession {
         let answer = self
             .link
             .run(&scripts::RENEW, |command| {
-                command.arg(1).arg(&self.key).arg(millis(self.ttl));
-                self.keep(command);
+                command.arg(1).arg(&self.key).arg(millis(self.ttl)).arg(self.kept.whole);
                 for (claim, called) in known.iter().zip(&called) {
                     let extend = u128::from(claim.ticket.0) % EXTENDED_EVERY == turn;
                     command.arg(claim.ticket.0).arg(&called.name).arg(u8::from(extend));
@@ -133,21 +102,14 @@ impl Session for RedisSession {
         let (called, fence) = self.known().claims(&self.names, claim);
         // An idle record is its fence alone, and the grant's token one above it.
         let foreseen = fence.and_then(|fence| Some((fence, Held::foreseen(claim, fence + 1)?)));
-        let asked = entry::asked(self.id, claim);
-        let rest = entry::rest(claim.mode, claim.note.as_ref());
+        let asked = entry::asked(claim, &called.name, self.kept)?;
         let answer = self
             .link
             .run(&scripts::CLAIM, |command| {
-                command.arg(2).arg(&self.key).arg(&called.lock);
-                match &foreseen {
-                    Some((fence, held)) => command
-                        .arg(fence)
-                        .arg(held.record(self.id, claim.ticket))
-                        .arg(self.kept.used_until(held.token)),
-                    None => command.arg("").arg("").arg(""),
-                };
-                command.arg(&asked).arg(&rest).arg(&called.name);
-                self.keep(command);
+                command.arg(2).arg(&self.key).arg(&called.lock).arg(&asked);
+                if let Some((fence, held)) = &foreseen {
+                    command.arg(fence).arg(held.record(self.id, claim.ticket)).arg(self.kept.used);
+                }
             })
             .await?;
         let claimed = reply::claimed(&answer, foreseen.map(|(_, held)| held.token))?;
@@ -163,23 +125,16 @@ impl Session for RedisSession {
 
     async fn release(&self, claim: &ClaimRef, certainty: Certainty) -> Result<Released> {
         let (called, held) = self.known().releases(&self.names, claim);
-        let settled = certainty == Certainty::Settled;
-        let held = held.filter(|_| settled);
+        let uncertain = certainty == Certainty::MaybeInFlight;
+        let held = held.filter(|_| !uncertain);
+        let returned = entry::returned(claim.ticket, uncertain, &called.name, self.kept);
         let answer = self
             .link
             .run(&scripts::RELEASE, |command| {
-                command.arg(2).arg(&self.key).arg(&called.lock);
-                match &held {
-                    Some(held) => command
-                        .arg(held.record(self.id, claim.ticket))
-                        .arg(held.token)
-                        .arg(self.kept.idle_until(held.token)),
-                    None => command.arg("").arg("").arg(""),
-                };
-                command
-                    .arg(format!("{} {} {}", self.id, claim.ticket.0, u8::from(!settled)))
-                    .arg(&called.name);
-                self.keep(command);
+                command.arg(2).arg(&self.key).arg(&called.lock).arg(&returned);
+                if let Some(held) = &held {
+                    command.arg(held.record(self.id, claim.ticket)).arg(held.token);
+                }
             })
             .await?;
         let released = reply::released(&answer)?;
@@ -195,9 +150,7 @@ impl Session for RedisSession {
         while let Some(names) = chunk {
             self.link
                 .run(&scripts::CLOSE, |command| {
-                    command.arg(1).arg(&self.key);
-                    self.keep(command);
-                    command.arg(names);
+                    command.arg(1).arg(&self.key).arg(self.kept.whole).arg(names);
                 })
                 .await?;
             chunk = chunks.next();
@@ -210,9 +163,4 @@ impl fmt::Debug for RedisSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RedisSession({} at {})", self.id, self.link.endpoint())
     }
-}
-
-/// Rounded up: nobody's lease is shorter than was asked.
-pub(crate) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

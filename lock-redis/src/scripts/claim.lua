@@ -3,14 +3,14 @@
 -- Invariant: whatever is granted or enqueued belongs to a session that lives and to a claim that was not withdrawn, both
 -- checked here. A claim sent again finds its own grant or its own place.
 --
--- ARGV[4]: SESSION TICKET WEIGHT CAPACITY WAIT KIND TIME; [5]: MODE NOTE; [6]: the key's name; [7], [8]: how long an idle
--- record, and one in use, is kept at least (ms).
-local session, ticket, weight, capacity, wait, kind, time =
-  string.match(ARGV[4], '^(%x+) (%d+) (%d+) (%d+) (%d) (%a) (%d+)$')
+-- ARGV[1]: KEEP TICKET WEIGHT CAPACITY WAIT KIND TIME;MODE NOTE;NAME: for how long the record is kept (ms), and the claim. One
+-- argument, for each costs time also where nobody reads it.
+local keep, ticket, weight, capacity, wait, kind, time, rest, name =
+  string.match(ARGV[1], '^(%d+) (%d+) (%d+) (%d+) (%d) (%a) (%d+);([^;]*);([^;]*)$')
+local session = string.match(KEYS[1], '(%x+)$')
 local claim = { session = session, ticket = ticket, weight = tonumber(weight), capacity = tonumber(capacity), kind = kind,
-  time = tonumber(time), rest = ARGV[5] }
+  time = tonumber(time), rest = rest }
 local id = session .. ' ' .. ticket
-local idle, keep = tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local own = redis.call('GET', KEYS[1])
 if not own then return { 'ended' } end
@@ -18,7 +18,7 @@ if string.byte(own) ~= 45 and redis.call('SISMEMBER', prefix .. 't:' .. session,
   return { 'withdrawn' }
 end
 
-local record = read(ARGV[6])
+local record = read(name)
 -- Somebody deleted the record, or its last holder died long ago: nobody holds, so nobody can be waiting for them.
 if not record.known then redis.call('DEL', record.queue, record.waiters) end
 
@@ -101,5 +101,5 @@ local function decide()
 end
 
 local answer = decide()
-write(record, idle, keep)
+write(record, tonumber(keep))
 return answer

@@ -2,10 +2,10 @@
 --
 -- Invariant: the session ends first, so that none of its claims is granted by the settling.
 --
--- KEYS: session. ARGV: as for claim.lua how long idle and used records are kept, then the keys' names.
+-- KEYS: session. ARGV: for how long records are kept (ms), then the keys' names.
 local session = string.match(KEYS[1], '(%x+)$')
 redis.call('DEL', KEYS[1], prefix .. 't:' .. session)
-for place = 3, #ARGV do
+for place = 2, #ARGV do
   local record = read(ARGV[place])
   if record.known then
     local head_before = head(record)
@@ -15,7 +15,7 @@ for place = 3, #ARGV do
       end
     end
     settle(record, head_before)
-    write(record, tonumber(ARGV[1]), tonumber(ARGV[2]))
+    write(record, tonumber(ARGV[1]))
   end
 end
 return 1

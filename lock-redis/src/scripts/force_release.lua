@@ -2,7 +2,7 @@
 --
 -- Invariant: the fence stays, so that the next token is above every one that was ended.
 --
--- KEYS: lock. ARGV: the key's name, the token ('' for all), as for claim.lua how long idle and used records are kept.
+-- KEYS: lock. ARGV: the key's name, the token ('' for all), for how long the record is kept (ms).
 local record = read(ARGV[1])
 if not record.known then return 0 end
 local head_before = head(record)
@@ -21,5 +21,5 @@ for _, holder in ipairs(record.holders) do
 end
 record.holders = stay
 settle(record, head_before)
-write(record, tonumber(ARGV[3]), tonumber(ARGV[4]))
+write(record, tonumber(ARGV[3]))
 return ended

@@ -8,8 +8,8 @@
 --
 -- Invariant: a session lives as long as its key exists. It is made by open.lua alone, under a name that is never used twice;
 -- so whoever finds it gone may take over, and no late renewal brings it back.
--- Invariant: tokens of one key rise. A record in use outlives its holders and waiters, who renew its expiry; an idle one
--- outlives its fence; and the key 'clock' keeps the highest instant that was ever seen, should the clock go back.
+-- Invariant: tokens of one key rise. A record outlives its holders and waiters, who renew its expiry, and its fence; and the
+-- key 'clock' keeps the highest instant that was ever seen, should the clock go back.
 local prefix = string.match(KEYS[1], '^(.-}:)')
 local LARGEST = 9007199254740991
 
@@ -69,24 +69,23 @@ end
 local function tell(record, session, news) record.notices[#record.notices + 1] = { session, news } end
 
 -- Writes what has changed, and tells whom it concerns.
-local function write(record, idle, keep)
+local function write(record, keep)
   if record.changed then
-    if #record.holders == 0 and record.sequence == 0 then
-      redis.call('SET', record.key, digits(record.fence), 'PXAT', digits(math.floor(record.fence / 1000) + idle))
-    else
-      local text = { digits(record.fence) .. ' ' .. digits(record.capacity) .. ' ' .. digits(record.sequence) }
-      local ends = math.max(record.fence, now()) / 1000 + idle + keep
-      for _, holder in ipairs(record.holders) do
-        text[#text + 1] = holder.session .. ' ' .. holder.ticket .. ' ' .. holder.token .. ' ' .. digits(holder.weight)
-          .. ' ' .. holder.kind .. ' ' .. digits(holder.till) .. ' ' .. holder.rest
-        ends = math.max(ends, holder.till / 1000 + idle)
-      end
-      ends = digits(math.max(math.floor(ends), redis.call('PEXPIRETIME', record.key)))
-      redis.call('SET', record.key, table.concat(text, ';'), 'PXAT', ends)
-      if record.sequence > 0 then
-        redis.call('PEXPIREAT', record.queue, ends)
-        redis.call('PEXPIREAT', record.waiters, ends)
-      end
+    local text, ends = { digits(record.fence) }, math.max(record.fence, now()) / 1000 + keep
+    if #record.holders > 0 or record.sequence > 0 then
+      text[1] = text[1] .. ' ' .. digits(record.capacity) .. ' ' .. digits(record.sequence)
+    end
+    for _, holder in ipairs(record.holders) do
+      text[#text + 1] = holder.session .. ' ' .. holder.ticket .. ' ' .. holder.token .. ' ' .. digits(holder.weight)
+        .. ' ' .. holder.kind .. ' ' .. digits(holder.till) .. ' ' .. holder.rest
+      ends = math.max(ends, holder.till / 1000 + keep)
+    end
+    -- Another's record may have to last for longer than this one's session asks.
+    ends = digits(math.max(math.ceil(ends), redis.call('PEXPIRETIME', record.key)))
+    redis.call('SET', record.key, table.concat(text, ';'), 'PXAT', ends)
+    if record.sequence > 0 then
+      redis.call('PEXPIREAT', record.queue, ends)
+      redis.call('PEXPIREAT', record.waiters, ends)
     end
   end
   for _, notice in ipairs(record.notices) do redis.call('PUBLISH', prefix .. 'e:' .. notice[1], notice[2]) end

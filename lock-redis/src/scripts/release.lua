@@ -3,10 +3,10 @@
 -- Invariant: once a release of an uncertain claim has run, no copy of that claim takes effect: the session remembers the
 -- ticket, and says so by the first character of its value. What a dead session had needs no such memory.
 --
--- ARGV[4]: SESSION TICKET UNCERTAIN; [5]: the key's name; [6], [7]: as for claim.lua.
-local session, ticket, uncertain = string.match(ARGV[4], '^(%x+) (%d+) (%d)$')
+-- ARGV[1]: KEEP TICKET UNCERTAIN;NAME, as for claim.lua.
+local keep, ticket, uncertain, name = string.match(ARGV[1], '^(%d+) (%d+) (%d);(.*)$')
+local session = string.match(KEYS[1], '(%x+)$')
 local id = session .. ' ' .. ticket
-local idle, keep = tonumber(ARGV[6]), tonumber(ARGV[7])
 
 if uncertain == '1' and alive(session) then
   redis.call('SETRANGE', KEYS[1], 0, 'w')
@@ -14,7 +14,7 @@ if uncertain == '1' and alive(session) then
   redis.call('PEXPIRE', prefix .. 't:' .. session, redis.call('PTTL', KEYS[1]) + 1000)
 end
 
-local record = read(ARGV[5])
+local record = read(name)
 local head_before = head(record)
 
 local function give_back()
@@ -37,5 +37,5 @@ end
 local released = give_back()
 if not released then return 'gone' end
 if record.sequence > 0 then settle(record, head_before) end
-write(record, idle, keep)
+write(record, tonumber(keep))
 return released

@@ -3,8 +3,8 @@
 -- Invariant: a session that is over stays over: only a key that exists is given more time. What is answered is read here,
 -- from the records, so that a session which goes on renewing hears of a grant that the server has lost.
 --
--- KEYS: session. ARGV: TTL (ms), as for claim.lua how long idle and used records are kept, then for each claim its ticket, the
--- key's name, and whether its record is to be kept for longer (1) or was not long ago (0).
+-- KEYS: session. ARGV: TTL (ms), how long records are kept (ms), then for each claim its ticket, the key's name, and whether its
+-- record is to be kept for longer (1) or was not long ago (0).
 if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return false end
 local session = string.match(KEYS[1], '(%x+)$')
 see_clock()
@@ -12,10 +12,10 @@ if redis.call('GETRANGE', KEYS[1], 0, 0) ~= '-' then
   redis.call('PEXPIRE', prefix .. 't:' .. session, ARGV[1] + 1000)
 end
 local keys = {}
-for place = 5, #ARGV, 3 do keys[#keys + 1] = prefix .. 'l:' .. ARGV[place] end
+for place = 4, #ARGV, 3 do keys[#keys + 1] = prefix .. 'l:' .. ARGV[place] end
 if #keys == 0 then return {} end
 local records = redis.call('MGET', unpack(keys))
-local ends = digits(math.floor(now() / 1000) + ARGV[2] + ARGV[3])
+local ends = digits(math.floor(now() / 1000) + ARGV[2])
 local standings = {}
 
 local function judge(place, ticket, name)
@@ -38,7 +38,7 @@ local function judge(place, ticket, name)
 end
 
 for place, key in ipairs(keys) do
-  local at = 4 + (place - 1) * 3
+  local at = 3 + (place - 1) * 3
   local standing = judge(place, ARGV[at], ARGV[at + 1])
   if ARGV[at + 2] == '1' and standing ~= '' then redis.call('PEXPIREAT', key, ends, 'GT') end
   standings[place] = standing
