@@ -1,0 +1,170 @@
+//! What the server keeps, for how long, and what it is asked.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_conformance::servers::{Redis, Reply};
+use lock_core::{
+    AcquireOptions, Claim, Claimed, Clock, Domain, End, EventSink, HolderInfo, LockClient, LockKey, Mode,
+    Permit, SessionId, SessionOptions, SystemClock, Ticket, Wait,
+};
+use lock_redis::{RedisOptions, redis};
+use tokio::task::JoinSet;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn client(server: &Redis, ttl: Duration, idle_after: Duration) -> LockClient {
+    let driver = redis::Client::open(server.url()).unwrap();
+    let backend = lock_redis::backend(&driver, RedisOptions::new().idle_after(idle_after)).unwrap();
+    LockClient::builder(backend).ttl(ttl).build().unwrap()
+}
+
+async fn keys(server: &Redis) -> Vec<String> {
+    let Reply::List(keys) = server.command(["KEYS", "*"]).await.unwrap() else { panic!() };
+    keys.into_iter()
+        .map(|key| match key {
+            Reply::Text(name) => name,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+async fn until(limit: Duration, what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let clock = SystemClock::new();
+    let end = clock.boot() + limit;
+    while !so().await {
+        assert!(clock.boot() < end, "{what} within {limit:?}");
+        clock.sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn idle_keys_leave_nothing_behind() {
+    let server = Redis::start().await.unwrap();
+    let client = client(&server, Duration::from_millis(200), Duration::from_millis(100));
+    let catalogue = client.rw_lock("catalogue").unwrap();
+    for number in 0..50 {
+        client.mutex(format!("k{number}")).unwrap().acquire().await.unwrap().release().await.unwrap();
+    }
+    // Also a key that somebody waited for.
+    let writer = catalogue.write().acquire().await.unwrap();
+    let reader = tokio::spawn(async move { catalogue.read().acquire().await });
+    until(SECOND, "a waiter", async || keys(&server).await.iter().any(|key| key.contains("}:q:"))).await;
+    writer.release().await.unwrap();
+    reader.await.unwrap().unwrap().release().await.unwrap();
+    client.shutdown(SECOND).await;
+    // Ten TTLs and what was asked, and the server's own cleaning.
+    until(5 * SECOND, "nothing but the clock's mark", async || {
+        keys(&server).await == ["fencepost:{00}:clock"]
+    })
+    .await;
+}
+
+/// A process that dies leaves records that nobody renews: of what it held, and of where it waited.
+#[tokio::test]
+async fn what_the_dead_had_goes_as_well() {
+    let server = Redis::start().await.unwrap();
+    let driver = redis::Client::open(server.url()).unwrap();
+    let options = RedisOptions::new().idle_after(Duration::from_millis(100));
+    let backend = lock_redis::backend(&driver, options).unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let id = SessionId::random().unwrap();
+        let options = SessionOptions::new(id, Domain(0), Duration::from_millis(200), HolderInfo::new(1));
+        let session = backend.open(&options, EventSink::new(|_| {})).await.unwrap().session;
+        let claim =
+            Claim::new(LockKey::new("k").unwrap(), Ticket(1), Mode::Exclusive, Permit::MUTEX).waiting(true);
+        answers.push(session.claim(&claim).await.unwrap());
+    }
+    assert!(matches!(answers[..], [Claimed::Granted { .. }, Claimed::Queued { .. }]), "{answers:?}");
+    until(6 * SECOND, "nothing but the clock's mark", async || {
+        keys(&server).await == ["fencepost:{00}:clock"]
+    })
+    .await;
+}
+
+/// A record in use outlives what an idle one is given, for as long as its session renews it.
+#[tokio::test]
+async fn a_record_in_use_stays() {
+    let server = Redis::start().await.unwrap();
+    let ttl = Duration::from_millis(100);
+    let client = client(&server, ttl, Duration::from_millis(1));
+    let lock = client.mutex("k").unwrap();
+    lock.acquire().await.unwrap().release().await.unwrap();
+    let guard = lock.acquire().await.unwrap();
+    let clock = SystemClock::new();
+    let end = clock.boot() + ttl * 25;
+    while clock.boot() < end {
+        assert!(guard.state().is_held(), "{:?}", guard.state());
+        clock.sleep(ttl / 4).await;
+    }
+    assert_eq!(guard.release().await.unwrap(), End::Released);
+}
+
+#[tokio::test]
+async fn all_data_flushed_the_holder_is_told_and_tokens_rise() {
+    let server = Redis::start().await.unwrap();
+    let (one, other) = (client(&server, SECOND, SECOND), client(&server, SECOND, SECOND));
+    let held = one.mutex("k").unwrap().acquire().await.unwrap();
+    let clock = SystemClock::new();
+    let flushed = clock.boot();
+    assert_eq!(server.command(["FLUSHALL"]).await.unwrap(), Reply::Text("OK".into()));
+    let successor = other.mutex("k").unwrap().acquire().await.unwrap();
+    assert!(successor.token() > held.token());
+    let end = held.ending().await;
+    let took = clock.boot().since(flushed);
+    assert!(matches!(end, End::Lost(_)), "{end:?}");
+    assert!(took <= SECOND, "told after {took:?}");
+}
+
+/// Twenty clients that wait two seconds for a holder: they ask once, and nobody is told anything meanwhile.
+#[tokio::test]
+async fn whoever_waits_does_not_keep_the_server_busy() {
+    let server = Redis::start().await.unwrap();
+    let (ttl, idle_after) = (10 * SECOND, SECOND);
+    let holder = client(&server, ttl, idle_after);
+    let held = holder.mutex("k").unwrap().acquire().await.unwrap();
+    let clients: Vec<_> = (0..20).map(|_| client(&server, ttl, idle_after)).collect();
+    for client in &clients {
+        client.open().await.unwrap();
+    }
+    let mut waiting = JoinSet::new();
+    let server = Arc::new(server);
+    for client in &clients {
+        let lock = client.mutex("k").unwrap();
+        waiting.spawn(async move {
+            lock.acquire_with(&AcquireOptions::new().wait(Wait::AtMost(2 * SECOND))).await
+        });
+    }
+    until(SECOND, "twenty waiters", async || holder.inspect("k").await.unwrap().queue.len() == 20).await;
+    let enqueued = calls(&server).await;
+    let mut last = enqueued.clone();
+    let clock = SystemClock::new();
+    let end = clock.boot() + Duration::from_millis(1_700);
+    while clock.boot() < end {
+        last = calls(&server).await;
+        clock.sleep(Duration::from_millis(50)).await;
+    }
+    let during = |command: &str| last.get(command).unwrap_or(&0) - enqueued.get(command).unwrap_or(&0);
+    assert_eq!((during("evalsha"), during("eval"), during("publish")), (0, 0, 0), "while they wait");
+    while let Some(done) = waiting.join_next().await {
+        assert!(done.unwrap().is_err(), "nobody gave it back");
+    }
+    // Each leaves the queue by one message; the next head is told, and asks once.
+    until(SECOND, "an empty queue", async || holder.inspect("k").await.unwrap().queue.is_empty()).await;
+    held.release().await.unwrap();
+}
+
+/// How often each command was called.
+async fn calls(server: &Redis) -> BTreeMap<String, u64> {
+    let Reply::Text(info) = server.command(["INFO", "commandstats"]).await.unwrap() else { panic!() };
+    info.lines()
+        .filter_map(|line| {
+            let (command, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            Some((command.to_owned(), rest.split(',').next()?.parse().ok()?))
+        })
+        .collect()
+}
