@@ -45,8 +45,8 @@ fn the_recipes_quote_the_programs() {
 }
 
 #[test]
-fn the_page_on_fencing_quotes_the_program() {
-    assert_eq!(check("fencing.md"), 1);
+fn the_page_on_fencing_quotes_the_programs() {
+    assert_eq!(check("fencing.md"), 3);
 }
 
 #[test]

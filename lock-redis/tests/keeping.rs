@@ -51,10 +51,11 @@ async fn idle_keys_leave_nothing_behind() {
     }
     // Also a key that somebody waited for.
     let writer = catalogue.write().acquire().await.unwrap();
-    let reader = tokio::spawn(async move { catalogue.read().acquire().await });
+    let mut readers = JoinSet::new();
+    readers.spawn(async move { catalogue.read().acquire().await });
     until(SECOND, "a waiter", async || keys(&server).await.iter().any(|key| key.contains("}:q:"))).await;
     writer.release().await.unwrap();
-    reader.await.unwrap().unwrap().release().await.unwrap();
+    readers.join_next().await.unwrap().unwrap().unwrap().release().await.unwrap();
     client.shutdown(SECOND).await;
     // Ten TTLs and what was asked, and the server's own cleaning.
     until(5 * SECOND, "nothing but the clock's mark", async || {
