@@ -32,10 +32,10 @@ pub(crate) fn run(on: Option<&str>, asked: &Run) -> ExitCode {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(|error| refused("start", &error))?.block_on(under_lock(on, asked, &key, voice))
     });
-    if let Err(failure) = &result {
-        if !asked.quiet || failure.busy.is_none() || voice.is_json() {
-            voice.fail(key.as_ref().ok(), failure);
-        }
+    if let Err(failure) = &result
+        && (!asked.quiet || failure.busy.is_none() || voice.is_json())
+    {
+        voice.fail(key.as_ref().ok(), failure);
     }
     say::finish();
     let (code, interrupt) = match result {

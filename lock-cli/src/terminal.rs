@@ -67,10 +67,10 @@ impl Terminal {
 
     /// Takes the place back, unless somebody else has it by now, such as the shell.
     pub(crate) fn take_back(&mut self) {
-        if let (Some(own), Some(group)) = (self.own, self.lent_to.take()) {
-            if self.is_of(group) {
-                self.put_in_front(own);
-            }
+        if let (Some(own), Some(group)) = (self.own, self.lent_to.take())
+            && self.is_of(group)
+        {
+            self.put_in_front(own);
         }
     }
 

@@ -9,8 +9,8 @@ use lock_core::{BootTime, Clock, Error, ErrorKind, EventSink, ExposeSecret, Resu
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ProtocolVersion, PushKind, RedisError,
-    ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ProtocolVersion, PushKind,
+    RedisError, ServerErrorKind, Value,
 };
 use tokio::sync::OnceCell;
 
@@ -66,9 +66,13 @@ impl Link {
 
     /// Where it leads, without secrets.
     pub(crate) fn endpoint(&self) -> String {
+        let address = match self.info.addr() {
+            ConnectionAddr::Unix(path) => format!("redis+unix://{}", path.display()),
+            address => format!("redis://{address}"),
+        };
         match self.info.redis_settings().db() {
-            0 => self.info.addr().to_string(),
-            db => format!("{}/{db}", self.info.addr()),
+            0 => address,
+            db => format!("{address} (database {db})"),
         }
     }
 

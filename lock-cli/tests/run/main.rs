@@ -16,4 +16,5 @@ mod lab;
 mod locking;
 mod output;
 mod places;
+mod redis;
 mod terminal;

@@ -156,8 +156,8 @@ fn a_process_without_descriptors_says_so_before_long() {
 fn a_store_that_is_not_there_is_told_from_those_that_are() {
     let lab = Lab::new();
     let done =
-        Done::from(lab.fencepost().args(["--on", "redis://h", "run", "k", "--", "true"]).output().unwrap());
-    done.assert_says(78, "(this build has file:, memory:)");
+        Done::from(lab.fencepost().args(["--on", "etcd://h", "run", "k", "--", "true"]).output().unwrap());
+    done.assert_says(78, "(this build has file:, memory:, redis+unix:, redis:)");
 }
 
 #[test]
