@@ -1,8 +1,11 @@
 //! [`Link`]: the one connection, and how it is made anew.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use lock_core::{BootTime, Clock, Error, ErrorKind, EventSink, ExposeSecret, Result, SystemClock};
@@ -122,16 +125,31 @@ impl Link {
 
     async fn connected(&self) -> Result<(Arc<Line>, MultiplexedConnection)> {
         let line = self.line.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let connection = line.connection.get_or_try_init(|| self.dial(&line)).await?.clone();
+        let connection = line.connection.get_or_try_init(|| self.dial_in_time(&line)).await?.clone();
         Ok((line, connection))
+    }
+
+    /// A server may fall silent at any step of what it takes, so the limit is for all of them together.
+    async fn dial_in_time(&self, line: &Arc<Line>) -> Result<MultiplexedConnection> {
+        let limit = self.options.connect_timeout;
+        let (mut dialling, mut pause) = (pin!(self.dial(line)), self.clock.sleep(limit));
+        poll_fn(|context| match dialling.as_mut().poll(context) {
+            Poll::Ready(dialled) => Poll::Ready(dialled),
+            Poll::Pending => pause.as_mut().poll(context).map(|()| {
+                Err(Error::unavailable(format!(
+                    "no connection within {limit:?}; is it up, and can it be reached?"
+                )))
+            }),
+        })
+        .await
     }
 
     async fn dial(&self, line: &Arc<Line>) -> Result<MultiplexedConnection> {
         let client = self.client().await?;
         let (ears, lines, this) = (self.ears.clone(), Arc::downgrade(&self.line), Arc::downgrade(line));
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.options.connect_timeout))
-            // Every call has a deadline already, and a connection that is given up is retired by it.
+            // The whole of it has its limit, and so has every call: a connection that is given up is retired by that.
+            .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(BUFFER)
             .set_push_sender(move |push: redis::PushInfo| {
