@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use lock_core::{Backend, Error, LockKey, Result};
 
 use crate::SkewedClock;
+use crate::remote::Remote;
 
 /// One empty store, for one scenario. Dropped when that is over: whatever it started ends then.
 ///
@@ -51,9 +52,14 @@ pub trait Fixture: Send + Sync + 'static {
     async fn restart(&self) -> Result<()> {
         Err(missing("restart"))
     }
+
+    /// The server that the store is, with hooks of its own. `None` for a store without one.
+    fn remote(&self) -> Option<&dyn Remote> {
+        None
+    }
 }
 
-fn missing(hook: &str) -> Error {
+pub(crate) fn missing(hook: &str) -> Error {
     Error::unsupported(format!(
         "the fixture has no hook `{hook}`: give it one, or say in the store's promises what holds instead of this scenario"
     ))

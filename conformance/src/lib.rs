@@ -32,6 +32,7 @@
 //! ```
 //!
 //! - [`Fixture`]: the store, and the hooks by which the suite does things to it behind its clients' back.
+//! - [`Remote`]: the same for a store that is a server: what its process and the network can suffer.
 //! - [`Promises`]: the scenarios that it survives only in a weaker way, or that cannot happen to it.
 //! - [`oracle`]: random commands, through a store and through the lock table alone.
 //! - [`history`]: recording what clients believe, and checking whether that can have been.
@@ -51,6 +52,7 @@ pub mod history;
 pub mod oracle;
 mod promises;
 pub mod proxy;
+mod remote;
 mod runtime;
 mod scenarios;
 mod scene;
@@ -61,6 +63,7 @@ mod verdict;
 
 pub use self::fixture::Fixture;
 pub use self::promises::{MATRIX, Promise, Promises, Row, rows};
+pub use self::remote::{CONNECT_TIMEOUT, Impairment, Remote};
 pub use self::skew::SkewedClock;
 pub use self::suite::{Suite, scenarios};
 pub use self::verdict::{Failure, Verdict};

@@ -16,6 +16,8 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::child::Child;
 use crate::fixture::Fixture;
 use crate::promises::Promise;
+use crate::proxy::Proxy;
+use crate::remote::Remote;
 use crate::verdict::{Failure, Verdict, expect};
 use lock_core::testing::Wire;
 
@@ -129,7 +131,44 @@ impl Scene {
         Ok((client, wire))
     }
 
-    async fn client_of(
+    /// The server that the store is.
+    pub(crate) fn remote(&self) -> Verdict<&dyn Remote> {
+        self.fixture.remote().ok_or_else(|| {
+            Failure::new(
+                "a store that is a server",
+                "the fixture has no hook `remote`: give it one, or say in the store's promises that it has no server",
+            )
+        })
+    }
+
+    /// A network of one's own to the server.
+    pub(crate) async fn proxy(&self) -> Verdict<Proxy> {
+        Ok(Proxy::to(self.remote()?.endpoint()).await?)
+    }
+
+    /// A client behind a network that can be made to fail.
+    pub(crate) async fn proxied(&self) -> Verdict<(LockClient, Proxy)> {
+        self.proxied_with(|builder| builder).await
+    }
+
+    pub(crate) async fn proxied_with(
+        &self,
+        configure: impl FnOnce(LockClientBuilder) -> LockClientBuilder,
+    ) -> Verdict<(LockClient, Proxy)> {
+        let proxy = self.proxy().await?;
+        Ok((self.client_through(&proxy, configure).await?, proxy))
+    }
+
+    /// One more client behind a network.
+    pub(crate) async fn client_through(
+        &self,
+        proxy: &Proxy,
+        configure: impl FnOnce(LockClientBuilder) -> LockClientBuilder,
+    ) -> Verdict<LockClient> {
+        self.client_of(self.remote()?.backend_through(&proxy.address()).await?, configure).await
+    }
+
+    pub(crate) async fn client_of(
         &self,
         backend: Arc<dyn Backend>,
         configure: impl FnOnce(LockClientBuilder) -> LockClientBuilder,

@@ -5,6 +5,7 @@
 //! number is missing here needs servers, and comes with them.
 
 mod cancellation;
+mod connections;
 mod fairness;
 mod fencing;
 mod input;
@@ -25,6 +26,7 @@ pub(crate) const CASES: &[&[Case]] = &[
     lease::CASES,
     fencing::CASES,
     cancellation::CASES,
+    connections::CASES,
     pauses::CASES,
     input::CASES,
     repair::CASES,

@@ -1,0 +1,131 @@
+//! [`Remote`]: a store that is a server, and what can be done to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lock_core::{Backend, Result, SessionId};
+
+use crate::fixture::missing;
+
+/// A store behind a network, of which a [`Fixture`](crate::Fixture) has one.
+///
+/// Where it is and how it is reached has to be there; every other method is a hook, as those of the fixture are: a scenario
+/// whose hook is missing fails, and says which. Hooks reach the server by themselves, never through a scenario's proxy.
+#[async_trait]
+pub trait Remote: Send + Sync {
+    // How it is reached.
+
+    /// Where it listens, `host:port`: a [`Proxy`](crate::proxy::Proxy) leads there.
+    fn endpoint(&self) -> String;
+
+    /// The store as a client sees it that connects to this address: to the endpoint's or a proxy's. An attempt to connect
+    /// ends after [`CONNECT_TIMEOUT`].
+    async fn backend_through(&self, address: &str) -> Result<Arc<dyn Backend>>;
+
+    /// The same, connected by its first call.
+    fn lazy_backend_through(&self, address: &str) -> Result<Arc<dyn Backend>> {
+        let _ = address;
+        Err(missing("lazy_backend_through"))
+    }
+
+    // Its process.
+
+    /// Kills it as `kill -9` does, and waits until it is gone.
+    async fn kill(&self) -> Result<()> {
+        Err(missing("kill"))
+    }
+
+    /// Starts it again at the same address, with what it has written.
+    async fn start_again(&self) -> Result<()> {
+        Err(missing("start_again"))
+    }
+
+    /// Starts it again at the same address, without any data.
+    async fn start_again_empty(&self) -> Result<()> {
+        Err(missing("start_again_empty"))
+    }
+
+    /// Stops it as `kill -STOP` does: connections stay open, and nobody answers.
+    async fn stop(&self) -> Result<()> {
+        Err(missing("stop"))
+    }
+
+    /// Lets it go on.
+    async fn go_on(&self) -> Result<()> {
+        Err(missing("go_on"))
+    }
+
+    // What it does to its clients.
+
+    /// It ends the connections of all its clients, those on which they are told of grants too.
+    async fn disconnect(&self) -> Result<()> {
+        Err(missing("disconnect"))
+    }
+
+    /// It ends this session, as an operator would.
+    async fn end_session(&self, session: SessionId) -> Result<()> {
+        let _ = session;
+        Err(missing("end_session"))
+    }
+
+    /// It forgets what clients have prepared: scripts, statements.
+    async fn forget_scripts(&self) -> Result<()> {
+        Err(missing("forget_scripts"))
+    }
+
+    /// It has no room for another connection, until it is [mended](Remote::mend).
+    async fn refuse_connections(&self) -> Result<()> {
+        Err(missing("refuse_connections"))
+    }
+
+    /// Everything that can keep it from writing.
+    fn impairments(&self) -> Vec<Impairment> {
+        Vec::new()
+    }
+
+    /// Impairs it in this way, until it is mended.
+    async fn impair(&self, how: &str) -> Result<()> {
+        let _ = how;
+        Err(missing("impair"))
+    }
+
+    /// Ends whatever impairs it.
+    async fn mend(&self) -> Result<()> {
+        Err(missing("mend"))
+    }
+
+    // Who may do what.
+
+    /// What must never be seen: passwords, tokens.
+    fn secrets(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// A client with a wrong password.
+    async fn stranger(&self) -> Result<Arc<dyn Backend>> {
+        Err(missing("stranger"))
+    }
+
+    /// A client whose account may do no more than the store's documentation asks for.
+    async fn least_privileged(&self) -> Result<Arc<dyn Backend>> {
+        Err(missing("least_privileged"))
+    }
+
+    /// A client whose account may do the same, but elsewhere: under another prefix than the other clients.
+    async fn foreign(&self) -> Result<Arc<dyn Backend>> {
+        Err(missing("foreign"))
+    }
+}
+
+/// How long a client of a scenario may take to connect.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Something that keeps a server from writing, and what its clients are to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Impairment {
+    /// What [`Remote::impair`] knows it by.
+    pub name: &'static str,
+    /// Whether it can be over by itself: whether the error is [retryable](lock_core::Error::is_retryable).
+    pub passes: bool,
+}

@@ -1,0 +1,13 @@
+//! Locks in Redis, held to their promises: each scenario on a server of its own.
+
+mod fixture;
+
+use std::process::ExitCode;
+
+use lock_conformance::{Promises, Suite};
+
+use fixture::{Standalone, join};
+
+fn main() -> ExitCode {
+    Suite::new("redis", Standalone::start).promises(Promises::of_this_project("redis")).children(join).main()
+}
