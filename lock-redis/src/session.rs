@@ -112,15 +112,16 @@ impl Session for RedisSession {
                 }
             })
             .await?;
-        let claimed = reply::claimed(&answer, foreseen.map(|(_, held)| held.token))?;
+        let claimed = reply::claimed(&answer, foreseen.map(|(_, held)| held.token));
         match &claimed {
-            Claimed::Granted { token, .. } => {
+            Ok(Claimed::Granted { token, .. }) => {
                 self.known().granted(claim, Held::foreseen(claim, token.get()), token.get());
             }
-            Claimed::Busy(_) => self.known().gone(&claim.key, claim.ticket),
-            _ => {}
+            Ok(Claimed::Queued { .. }) => {}
+            // The script answered, and kept nothing of it.
+            Ok(_) | Err(_) => self.known().gone(&claim.key, claim.ticket),
         }
-        Ok(claimed)
+        claimed
     }
 
     async fn release(&self, claim: &ClaimRef, certainty: Certainty) -> Result<Released> {

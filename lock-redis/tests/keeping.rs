@@ -87,6 +87,22 @@ async fn what_the_dead_had_goes_as_well() {
     .await;
 }
 
+/// The answer to the first opening is lost, the second is sent later: its caller counts from there, and so has the server to.
+#[tokio::test]
+async fn a_session_that_is_opened_again_has_its_whole_time() {
+    let server = Redis::start().await.unwrap();
+    let driver = redis::Client::open(server.url()).unwrap();
+    let backend = lock_redis::backend(&driver, RedisOptions::new()).unwrap();
+    let ttl = 10 * SECOND;
+    let options = SessionOptions::new(SessionId::random().unwrap(), Domain(0), ttl, HolderInfo::new(1));
+    let key = format!("fencepost:{{00}}:s:{}", options.id);
+    backend.open(&options, EventSink::new(|_| {})).await.unwrap();
+    assert_eq!(server.command(["PEXPIRE", &key, "3000"]).await.unwrap(), Reply::Number(1));
+    backend.open(&options, EventSink::new(|_| {})).await.unwrap();
+    let Reply::Number(left) = server.command(["PTTL", &key]).await.unwrap() else { panic!() };
+    assert!(left > 9_000, "{left} ms");
+}
+
 /// A record in use outlives what an idle one is given, for as long as its session renews it.
 #[tokio::test]
 async fn a_record_in_use_stays() {

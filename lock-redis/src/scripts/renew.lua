@@ -18,6 +18,18 @@ local records = redis.call('MGET', unpack(keys))
 local ends = digits(math.floor(now() / 1000) + ARGV[2])
 local standings = {}
 
+-- Many claims of one session may wait for one key: what does not depend on the claim is looked up once.
+local waited = {}
+local function look(name)
+  if not waited[name] then
+    local record = read(name)
+    waited[name] = { record = record, first = head(record), soonest = next_end(record) or 0 }
+    redis.call('PEXPIREAT', record.queue, ends, 'GT')
+    redis.call('PEXPIREAT', record.waiters, ends, 'GT')
+  end
+  return waited[name]
+end
+
 local function judge(place, ticket, name)
   local text = records[place]
   if not text then return '' end
@@ -27,13 +39,9 @@ local function judge(place, ticket, name)
     local token, kind = string.match(text, '^(%d+) %d+ (%a)', till + 1)
     return kind == 'r' and '' or token
   end
-  local record = read(name)
-  local id = session .. ' ' .. ticket
-  if record.sequence == 0 or not redis.call('ZSCORE', record.queue, id) then return '' end
-  redis.call('PEXPIREAT', record.queue, ends, 'GT')
-  redis.call('PEXPIREAT', record.waiters, ends, 'GT')
-  local soonest = next_end(record) or 0
-  if soonest == 0 or head(record) == id then return 'w' .. digits(soonest) end
+  local key, id = look(name), session .. ' ' .. ticket
+  if not key.first or not redis.call('ZSCORE', key.record.queue, id) then return '' end
+  if key.soonest == 0 or key.first == id then return 'w' .. digits(key.soonest) end
   return 'w'
 end
 
