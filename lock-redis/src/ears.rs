@@ -19,11 +19,9 @@ struct State {
     /// By channel; with a number that tells a sink from the one before it.
     sinks: HashMap<String, (u64, EventSink)>,
     count: u64,
-    /// Channels that nobody listens to any more, and that the server still sends.
-    stale: Vec<String>,
 }
 
-/// One session's ear. It stops listening when it is dropped; the server is told at the next occasion.
+/// One session's ear. It stops listening when it is dropped; the server goes on sending until it is told, or the connection ends.
 #[derive(Debug)]
 pub(crate) struct Ear {
     ears: Arc<Ears>,
@@ -38,18 +36,12 @@ impl Ears {
         let mut state = self.state();
         state.count += 1;
         let number = state.count;
-        state.stale.retain(|stale| *stale != channel);
         state.sinks.insert(channel.clone(), (number, sink));
         Ear { ears: self.clone(), channel, number }
     }
 
     pub(crate) fn channels(&self) -> Vec<String> {
         self.state().sinks.keys().cloned().collect()
-    }
-
-    /// Channels to unsubscribe from, each told once.
-    pub(crate) fn take_stale(&self) -> Vec<String> {
-        std::mem::take(&mut self.state().stale)
     }
 
     /// Tells everybody that something may have been missed.
@@ -86,7 +78,6 @@ impl Drop for Ear {
         let mut state = self.ears.state();
         if state.sinks.get(&self.channel).is_some_and(|(number, _)| *number == self.number) {
             state.sinks.remove(&self.channel);
-            state.stale.push(self.channel.clone());
         }
     }
 }
@@ -114,10 +105,9 @@ mod tests {
         ears.hear(&message("c", "r 1"));
         ears.hear(&message("other", "r 1"));
         assert_eq!(*heard.lock().unwrap(), ["second"]);
-        assert!(ears.take_stale().is_empty());
         drop(second);
         ears.hear(&message("c", "r 1"));
         assert_eq!(*heard.lock().unwrap(), ["second"]);
-        assert_eq!((ears.take_stale(), ears.channels()), (vec!["c".to_owned()], vec![]));
+        assert!(ears.channels().is_empty());
     }
 }

@@ -17,9 +17,9 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// How a claim will hold; `None` where that depends on the server's clock.
+    /// How a claim will hold; `None` where that depends on the server's clock, and behind the largest token.
     pub(crate) fn foreseen(claim: &Claim, token: u64) -> Option<Held> {
-        let plain = claim.term == Term::default();
+        let plain = claim.term == Term::default() && token <= FencingToken::MAX.get();
         plain.then(|| Held { token, permit: claim.permit, mode: claim.mode, note: claim.note.clone() })
     }
 

@@ -6,19 +6,24 @@ use redis::{RedisError, ServerErrorKind, Value};
 /// The error for a command that failed.
 pub(crate) fn failed(error: RedisError) -> Error {
     let (kind, advice) = explain(&error);
-    let effect = match error.code() {
-        // A script that fails on its way may have written before.
-        Some("ERR") | None => Effect::Unknown,
-        // The server said no before it did anything.
-        Some(_) => Effect::NotApplied,
-    };
+    let effect =
+        if error.code().is_some_and(is_refused_up_front) { Effect::NotApplied } else { Effect::Unknown };
     let retryable = kind.usually_passes() || is_passing(&error);
     Error::new(kind, format!("{error}; {advice}")).effect(effect).retryable(retryable).caused_by(error)
 }
 
 /// The error for a connection that did not come about: nothing was sent on it.
+///
+/// Of what the server says only the code is kept: a server, or something before it, that does not know a command repeats its
+/// arguments, and among those of the first command is the password.
 pub(crate) fn unreachable(error: RedisError) -> Error {
-    failed(error).effect(Effect::NotApplied)
+    let Some(code) = error.code() else { return failed(error).effect(Effect::NotApplied) };
+    let (kind, advice) = match explain(&error) {
+        (ErrorKind::Protocol, _) => (ErrorKind::Unsupported, "it has to be Redis 7.0 or later"),
+        known => known,
+    };
+    let retryable = kind.usually_passes() || is_passing(&error);
+    Error::new(kind, format!("the server refused the connection with {code}; {advice}")).retryable(retryable)
 }
 
 /// What the server answered is nothing that our scripts answer.
@@ -38,6 +43,29 @@ pub(crate) fn unexpected(what: &str, answer: &Value) -> Error {
         ),
     )
     .effect(Effect::Unknown)
+}
+
+/// Codes with which the server refuses a command before it does anything. Behind any other, a script may have written.
+fn is_refused_up_front(code: &str) -> bool {
+    matches!(
+        code,
+        "ASK"
+            | "BUSY"
+            | "CLUSTERDOWN"
+            | "CROSSSLOT"
+            | "LOADING"
+            | "MASTERDOWN"
+            | "MISCONF"
+            | "MOVED"
+            | "NOAUTH"
+            | "NOPERM"
+            | "NOREPLICAS"
+            | "NOSCRIPT"
+            | "OOM"
+            | "READONLY"
+            | "TRYAGAIN"
+            | "WRONGPASS"
+    )
 }
 
 fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
@@ -81,6 +109,10 @@ fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
         (Driver::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot), _) => {
             (ErrorKind::Misconfigured, "this is a node of a cluster, and was addressed as a single server")
         }
+        _ if error.to_string().contains("executing the script can't") => (
+            ErrorKind::Denied,
+            "the account lacks a right: the page about Redis lists those that it needs (ACL LOG)",
+        ),
         _ if is_full(error) => (
             ErrorKind::Unavailable,
             "it has no connection to spare: raise maxclients, or find out who keeps them",

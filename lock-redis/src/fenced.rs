@@ -13,6 +13,9 @@ use crate::{reply, scripts};
 /// word. It returns `{1, reply}`, or `{0, token}` with the later token that was admitted before.
 pub const FENCED_WRITE: &str = include_str!("scripts/fenced.lua");
 
+/// More would not fit on a script's stack.
+const LONGEST_COMMAND: usize = 7_000;
+
 /// A resource in Redis that checks tokens: one fence, and the writes behind it.
 ///
 /// ```no_run
@@ -27,6 +30,9 @@ pub const FENCED_WRITE: &str = include_str!("scripts/fenced.lua");
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A command has at most 7,000 words. Its reply comes as a script sees it: whole numbers above 2^53 are rounded, maps are flat
+/// lists.
 ///
 /// The fence is a hash under a key of the caller's choice; it and the write change in one step, on the same server as the data,
 /// whichever store granted the lock. In a cluster all keys need one hash tag. It never expires: deleting it admits everybody.
@@ -91,14 +97,25 @@ impl FencedWrites {
         keys: &[&str],
         command: &Cmd,
     ) -> Result<Value, Refused> {
+        let mut words = Vec::new();
+        for word in command.args_iter() {
+            match word {
+                redis::Arg::Simple(bytes) => words.push(bytes),
+                _ => return Err(Refused::Failed(Error::invalid("a fenced command has no cursor"))),
+            }
+        }
+        if words.is_empty() || words.len() > LONGEST_COMMAND {
+            let count = words.len();
+            return Err(Refused::Failed(Error::invalid(format!(
+                "a fenced command has 1 to {LONGEST_COMMAND} words, this one has {count}"
+            ))));
+        }
         let arguments = |call: &mut Cmd| {
             let kind = if mode == Mode::Exclusive { "exclusive" } else { "shared" };
             call.arg(keys.len() + 1).arg(&self.fence).arg(keys).arg(kind).arg(token.get());
-            for word in command.args_iter() {
-                if let redis::Arg::Simple(bytes) = word {
-                    call.arg(bytes);
-                }
-            }
+            words.iter().for_each(|word| {
+                call.arg(*word);
+            });
         };
         let mut answer = send(connection, &scripts::FENCED.by_hash(arguments)).await;
         if answer.as_ref().is_err_and(|error| error.kind() == redis::ServerErrorKind::NoScript.into()) {

@@ -36,8 +36,8 @@ pub(crate) struct Called {
 }
 
 impl Known {
-    /// A claim is about to be sent. Returns the fence that its key may have.
-    pub(crate) fn claims(&mut self, names: &Names, claim: &Claim) -> (Arc<Called>, Option<u64>) {
+    /// A claim is about to be sent. Returns the fence that its key may have, and whether this is the first copy of it.
+    pub(crate) fn claims(&mut self, names: &Names, claim: &Claim) -> (Arc<Called>, Option<u64>, bool) {
         if self.keys.len() > self.bound {
             self.keys.retain(|_, key| key.claims > 0);
             self.bound = (2 * self.keys.len()).max(IDLE_KEYS);
@@ -45,7 +45,7 @@ impl Known {
         let is_new = self.claims.insert(claim.ticket, None).is_none();
         let key = self.key(names, &claim.key);
         key.claims += usize::from(is_new);
-        (key.called.clone(), key.fence)
+        (key.called.clone(), key.fence, is_new)
     }
 
     /// It was granted under this token.

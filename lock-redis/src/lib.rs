@@ -24,6 +24,7 @@
 
 mod backend;
 mod connector;
+mod dial;
 mod ears;
 mod entry;
 mod failure;

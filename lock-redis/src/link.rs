@@ -1,32 +1,23 @@
-//! [`Link`]: the one connection, and how it is made anew.
+//! [`Link`]: the one connection, and when it is given up for another.
 
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::Poll;
 use std::time::Duration;
 
-use lock_core::{BootTime, Clock, Error, ErrorKind, EventSink, ExposeSecret, Result, SystemClock};
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use lock_core::{BootTime, Clock, EventSink, Result, SystemClock};
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ProtocolVersion, PushKind,
-    RedisError, ServerErrorKind, Value,
-};
-use tokio::sync::OnceCell;
+use redis::{Cmd, ConnectionInfo, PushInfo, PushKind, RedisError, ServerErrorKind, Value};
 
+use crate::dial::{Dialed, Dialer};
 use crate::ears::{Ear, Ears};
-use crate::failure::{failed, unreachable};
+use crate::failure::failed;
 use crate::options::RedisOptions;
-use crate::scripts::{self, Script};
-
-/// A call that was given up after this time says something about its connection: it may be dead without a word.
-const PATIENCE: Duration = Duration::from_millis(100);
-
-/// How many calls may be on their way into the driver: a renewal must not queue behind a burst of claims.
-const BUFFER: usize = 1024;
+use crate::scripts::Script;
 
 /// One connection for everything: commands, and what the server pushes (RESP3). It is made at the first call and made anew
 /// when it breaks; each time the scripts are loaded and the channels subscribed before anything else is sent on it.
@@ -34,32 +25,36 @@ const BUFFER: usize = 1024;
 /// Invariant: whoever listens hears of a [`Gap`](lock_core::Event::Gap) for each line that was retired, and every claim that they
 /// send because of it goes through a line whose subscription the server has confirmed. So no grant is missed.
 pub(crate) struct Link {
-    info: ConnectionInfo,
-    options: RedisOptions,
-    ears: Arc<Ears>,
+    lines: Arc<Lines>,
     clock: SystemClock,
-    line: Arc<Mutex<Arc<Line>>>,
 }
 
-/// One connection, or the place for it.
-#[derive(Default)]
+/// The line that is used, one after another.
+struct Lines {
+    dialer: Dialer,
+    ears: Arc<Ears>,
+    current: Mutex<Arc<Line>>,
+}
+
+/// One connection, or the way to it. All who wait for it share one dialing: it goes on where it was when a call that waited for
+/// it is given up, for a connection may take longer than any one call.
 struct Line {
-    connection: OnceCell<MultiplexedConnection>,
+    dialed: Shared<Pin<Box<dyn Future<Output = Result<Dialed>> + Send>>>,
     retired: AtomicBool,
+    /// Since when a call has been without an answer that was given up; 0 after any answer. In nanoseconds of the boot clock.
+    silent_since: AtomicU64,
 }
 
 impl Link {
     pub(crate) fn new(info: &ConnectionInfo, options: RedisOptions) -> Link {
-        // Small commands, each awaited: without it they wait for the acknowledgement of the one before.
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        Link {
-            info: info.clone().set_tcp_settings(tcp).set_redis_settings(redis),
-            options,
-            ears: Arc::default(),
-            clock: SystemClock::new(),
-            line: Arc::default(),
-        }
+        let ears: Arc<Ears> = Arc::default();
+        let dialer = Dialer::new(info, options, ears.clone());
+        let lines = Arc::new_cyclic(|lines| Lines {
+            current: Mutex::new(Line::new(dialer.clone(), lines.clone())),
+            dialer,
+            ears,
+        });
+        Link { lines, clock: SystemClock::new() }
     }
 
     /// Connects, unless it is connected.
@@ -69,14 +64,7 @@ impl Link {
 
     /// Where it leads, without secrets.
     pub(crate) fn endpoint(&self) -> String {
-        let address = match self.info.addr() {
-            ConnectionAddr::Unix(path) => format!("redis+unix://{}", path.display()),
-            address => format!("redis://{address}"),
-        };
-        match self.info.redis_settings().db() {
-            0 => address,
-            db => format!("{address} (database {db})"),
-        }
+        self.lines.dialer.endpoint()
     }
 
     /// One command. Dropping it may leave it running.
@@ -98,17 +86,22 @@ impl Link {
 
     /// Listens on a channel, and returns once the server sends what comes there.
     pub(crate) async fn listen(&self, channel: String, sink: EventSink) -> Result<Ear> {
-        let ear = self.ears.listen(channel.clone(), sink);
+        let ear = self.lines.ears.listen(channel.clone(), sink);
         let (line, mut connection) = self.connected().await?;
-        let stale = self.ears.take_stale();
         let unanswered = Unanswered::new(self, &line);
-        if !stale.is_empty() {
-            connection.unsubscribe(stale).await.map_err(failed)?;
-        }
         let subscribed = connection.subscribe(channel).await;
         unanswered.answered(&subscribed);
         subscribed.map_err(failed)?;
         Ok(ear)
+    }
+
+    /// Tells the server that nobody listens on a channel any more. A connection that is made anew does not know it.
+    pub(crate) async fn leave(&self, channel: &str) -> Result<()> {
+        let (line, mut connection) = self.connected().await?;
+        let unanswered = Unanswered::new(self, &line);
+        let left = connection.unsubscribe(channel).await;
+        unanswered.answered(&left);
+        left.map_err(failed)
     }
 
     async fn send(
@@ -124,72 +117,19 @@ impl Link {
     }
 
     async fn connected(&self) -> Result<(Arc<Line>, MultiplexedConnection)> {
-        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let connection = line.connection.get_or_try_init(|| self.dial_in_time(&line)).await?.clone();
-        Ok((line, connection))
-    }
-
-    /// A server may fall silent at any step of what it takes, so the limit is for all of them together.
-    async fn dial_in_time(&self, line: &Arc<Line>) -> Result<MultiplexedConnection> {
-        let limit = self.options.connect_timeout;
-        let (mut dialling, mut pause) = (pin!(self.dial(line)), self.clock.sleep(limit));
-        poll_fn(|context| match dialling.as_mut().poll(context) {
-            Poll::Ready(dialled) => Poll::Ready(dialled),
-            Poll::Pending => pause.as_mut().poll(context).map(|()| {
-                Err(Error::unavailable(format!(
-                    "no connection within {limit:?}; is it up, and can it be reached?"
-                )))
-            }),
-        })
-        .await
-    }
-
-    async fn dial(&self, line: &Arc<Line>) -> Result<MultiplexedConnection> {
-        let client = self.client().await?;
-        let (ears, lines, this) = (self.ears.clone(), Arc::downgrade(&self.line), Arc::downgrade(line));
-        let config = AsyncConnectionConfig::new()
-            // The whole of it has its limit, and so has every call: a connection that is given up is retired by that.
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(BUFFER)
-            .set_push_sender(move |push: redis::PushInfo| {
-                if push.kind == PushKind::Disconnection {
-                    retire(&lines, &this, &ears);
-                } else {
-                    ears.hear(&push);
-                }
-                Ok::<(), redis::aio::SendError>(())
-            });
-        let mut connection =
-            client.get_multiplexed_async_connection_with_config(&config).await.map_err(unreachable)?;
-        let mut preparation = redis::pipe();
-        scripts::ALL.iter().for_each(|script| {
-            preparation.add_command(script.load());
-        });
-        preparation.exec_async(&mut connection).await.map_err(unreachable)?;
-        let channels = self.ears.channels();
-        if !channels.is_empty() {
-            connection.subscribe(channels).await.map_err(unreachable)?;
-        }
-        self.ears.take_stale();
-        Ok(connection)
-    }
-
-    async fn client(&self) -> Result<Client> {
-        let mut info = self.info.clone();
-        if let Some(ask) = &self.options.credentials {
-            let credentials = ask().await?;
-            let mut settings =
-                info.redis_settings().clone().set_password(credentials.password.expose_secret());
-            if let Some(user) = &credentials.user {
-                settings = settings.set_username(user);
+        let line = self.lines.current();
+        let dialed = match line.dialed.peek() {
+            Some(dialed) => dialed.clone(),
+            None => line.dialed.clone().await,
+        };
+        match dialed {
+            Ok(dialed) => Ok((line, dialed.connection)),
+            Err(error) => {
+                // Nothing was sent on it, so nobody can have missed anything by it: the next call tries anew.
+                self.lines.replace(&line);
+                Err(error)
             }
-            info = info.set_redis_settings(settings);
         }
-        Client::open(info).map_err(|error| {
-            Error::new(ErrorKind::Misconfigured, format!("the driver does not take these settings: {error}"))
-                .caused_by(error)
-        })
     }
 }
 
@@ -199,51 +139,105 @@ impl fmt::Debug for Link {
     }
 }
 
-/// Gives a line up, once: the next call dials anew, calls that are under way on the old one may still be answered.
-fn retire(lines: &Weak<Mutex<Arc<Line>>>, line: &Weak<Line>, ears: &Ears) {
-    let (Some(lines), Some(line)) = (lines.upgrade(), line.upgrade()) else { return };
-    if line.retired.swap(true, Ordering::SeqCst) {
-        return;
+impl Lines {
+    fn current(&self) -> Arc<Line> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-    {
-        let mut current = lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if Arc::ptr_eq(&current, &line) {
-            *current = Arc::default();
+
+    /// Gives a line up, once: the next call dials anew, calls that are under way on the old one may still be answered.
+    fn retire(self: &Arc<Lines>, line: &Arc<Line>) {
+        if self.replace(line) {
+            self.ears.gap();
         }
     }
-    ears.gap();
+
+    /// Puts a line that is still to be dialed in the place of this one; false if that was done before.
+    fn replace(self: &Arc<Lines>, line: &Arc<Line>) -> bool {
+        if line.retired.swap(true, Ordering::SeqCst) {
+            return false;
+        }
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&current, line) {
+            *current = Line::new(self.dialer.clone(), Arc::downgrade(self));
+        }
+        true
+    }
 }
 
-/// A call that has not been answered yet. One that its caller gave up on after a while makes its line suspect: behind a black
-/// hole everything else sent on it would be lost as well.
+impl Line {
+    /// Nothing is dialed before somebody waits for it.
+    fn new(dialer: Dialer, lines: Weak<Lines>) -> Arc<Line> {
+        Arc::new_cyclic(|this: &Weak<Line>| {
+            let this = this.clone();
+            let hear = move |push: PushInfo| {
+                let (Some(lines), Some(line)) = (lines.upgrade(), this.upgrade()) else { return };
+                if push.kind == PushKind::Disconnection {
+                    lines.retire(&line);
+                } else {
+                    lines.ears.hear(&push);
+                }
+            };
+            let dialing: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(dialer.dial(hear));
+            Line {
+                dialed: dialing.shared(),
+                retired: AtomicBool::new(false),
+                silent_since: AtomicU64::new(0),
+            }
+        })
+    }
+
+    /// Of a line that was used, and so is dialed.
+    fn patience(&self) -> Duration {
+        self.dialed.peek().and_then(|dialed| Some(dialed.as_ref().ok()?.patience)).unwrap_or_default()
+    }
+
+    fn answered(&self) {
+        if self.silent_since.load(Ordering::Relaxed) != 0 {
+            self.silent_since.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A call was given up that was sent at this instant. Returns since when nothing was answered.
+    fn given_up(&self, sent: u64) -> u64 {
+        match self.silent_since.compare_exchange(0, sent, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => sent,
+            Err(before) => before.min(sent),
+        }
+    }
+}
+
+/// A call that has not been answered yet. When its caller gives it up, its line is suspect: behind a black hole everything else
+/// that is sent on it would be lost as well.
 struct Unanswered<'a> {
     link: &'a Link,
     line: &'a Arc<Line>,
-    since: BootTime,
+    sent: BootTime,
     answered: bool,
 }
 
 impl<'a> Unanswered<'a> {
     fn new(link: &'a Link, line: &'a Arc<Line>) -> Unanswered<'a> {
-        Unanswered { link, line, since: link.clock.boot(), answered: false }
+        Unanswered { link, line, sent: link.clock.boot(), answered: false }
     }
 
     fn answered<T>(mut self, answer: &Result<T, RedisError>) {
         self.answered = true;
         if answer.as_ref().is_err_and(RedisError::is_unrecoverable_error) {
-            self.retire();
+            self.link.lines.retire(self.line);
+        } else {
+            self.line.answered();
         }
-    }
-
-    fn retire(&self) {
-        retire(&Arc::downgrade(&self.link.line), &Arc::downgrade(self.line), &self.link.ears);
     }
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        if !self.answered && self.link.clock.boot().since(self.since) >= PATIENCE {
-            self.retire();
+        if !self.answered {
+            let silent_since = self.line.given_up(self.sent.as_nanos());
+            let now = self.link.clock.boot().as_nanos();
+            if Duration::from_nanos(now.saturating_sub(silent_since)) >= self.line.patience() {
+                self.link.lines.retire(self.line);
+            }
         }
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use lock_core::{Result, Secret};
 
+const LONGEST_IDLE: Duration = Duration::from_secs(366 * 24 * 3600);
+
 type Asking = Pin<Box<dyn Future<Output = Result<Credentials>> + Send>>;
 
 /// How a store in Redis is used.
@@ -63,12 +65,13 @@ impl RedisOptions {
         self
     }
 
-    /// For how long the record of an idle key stays beyond ten TTLs; at least a millisecond, five minutes unless set.
+    /// For how long the record of an idle key stays beyond ten TTLs: from a millisecond to a year (what lies outside counts as
+    /// the nearest), five minutes unless set.
     ///
     /// For that long, too, claims of a key need not look at the server's clock.
     #[must_use]
     pub fn idle_after(mut self, time: Duration) -> RedisOptions {
-        self.idle_after = time.max(Duration::from_millis(1));
+        self.idle_after = time.clamp(Duration::from_millis(1), LONGEST_IDLE);
         self
     }
 

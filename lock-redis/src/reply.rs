@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use lock_core::{
-    Busy, Claimed, Error, ErrorKind, FencingToken, HolderInfo, Proof, Reason, Released, Result, Standing,
+    Busy, Claimed, Effect, Error, ErrorKind, FencingToken, HolderInfo, Proof, Reason, Released, Result,
+    Standing,
 };
 use redis::Value;
 
@@ -42,7 +43,7 @@ pub(crate) fn claimed(answer: &Value, foreseen: Option<u64>) -> Result<Claimed> 
     }
 }
 
-/// The answer to a release; true if the key is idle for sure.
+/// The answer to a release.
 pub(crate) fn released(answer: &Value) -> Result<Released> {
     match (answer, text(answer)) {
         (Value::Int(1), _) | (_, Some("done")) => Ok(Released::Done),
@@ -85,13 +86,18 @@ pub(crate) fn info(value: &str) -> Option<HolderInfo> {
 
 fn granted(token: u64) -> Result<Claimed> {
     let token = FencingToken::new(token).map_err(|error| {
-        Error::new(ErrorKind::Protocol, "the server granted a token that is none").caused_by(error)
+        Error::new(ErrorKind::Protocol, "the server granted a token that is none")
+            .effect(Effect::Unknown)
+            .caused_by(error)
     })?;
     Ok(Claimed::Granted { token, proof: Proof::NONE })
 }
 
 fn standing(value: &Value) -> Option<Standing> {
     let word = text(value)?;
+    if word == "?" {
+        return Some(Standing::Unknown);
+    }
     Some(match word.strip_prefix('w') {
         Some("") => Standing::Waits { recheck_in: None },
         Some(millis) => Standing::Waits { recheck_in: Some(recheck(millis.parse().ok()?)) },

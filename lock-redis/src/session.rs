@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    Certainty, Claim, ClaimRef, Claimed, Clock, Error, Reason, Released, Renewal, Result, Session, SessionId,
-    SessionOptions, SystemClock,
+    Certainty, Claim, ClaimRef, Claimed, Clock, Effect, Error, Reason, Released, Renewal, Result, Session,
+    SessionId, SessionOptions, SystemClock, Term,
 };
 
 use crate::ears::Ear;
@@ -99,7 +99,7 @@ impl Session for RedisSession {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
-        let (called, fence) = self.known().claims(&self.names, claim);
+        let (called, fence, is_first) = self.known().claims(&self.names, claim);
         // An idle record is its fence alone, and the grant's token one above it.
         let foreseen = fence.and_then(|fence| Some((fence, Held::foreseen(claim, fence + 1)?)));
         let asked = entry::asked(claim, &called.name, self.kept)?;
@@ -111,11 +111,20 @@ impl Session for RedisSession {
                     command.arg(fence).arg(held.record(self.id, claim.ticket)).arg(self.kept.used);
                 }
             })
-            .await?;
+            .await;
+        let answer = answer.inspect_err(|error| {
+            if is_first && error.took_effect() == Effect::NotApplied {
+                self.known().gone(&claim.key, claim.ticket);
+            }
+        })?;
         let claimed = reply::claimed(&answer, foreseen.map(|(_, held)| held.token));
         match &claimed {
             Ok(Claimed::Granted { token, .. }) => {
                 self.known().granted(claim, Held::foreseen(claim, token.get()), token.get());
+                // It does not end with the session, so it is not the session's to end.
+                if let Term::Fixed(_) = claim.term {
+                    self.known().gone(&claim.key, claim.ticket);
+                }
             }
             Ok(Claimed::Queued { .. }) => {}
             // The script answered, and kept nothing of it.
@@ -156,7 +165,7 @@ impl Session for RedisSession {
                 .await?;
             chunk = chunks.next();
         }
-        Ok(())
+        self.link.leave(&self.names.events(self.id)).await
     }
 }
 

@@ -65,8 +65,11 @@ pub(crate) async fn list(link: &Link, names: &Names, query: &Query) -> Result<Pa
     for chunk in candidates.chunks(AT_ONCE) {
         for key in in_use(link, names, chunk).await? {
             // What stands in a record may have died since.
-            if inspect(link, names, &key).await?.is_idle() {
-                continue;
+            match inspect(link, names, &key).await {
+                Ok(state) if state.is_idle() => continue,
+                // Somebody has to look at it: it is in use for all that is known.
+                Err(error) if *error.kind() != ErrorKind::Damaged => return Err(error),
+                _ => {}
             }
             if page.keys.len() == query.limit {
                 page.next = page.keys.last().map(|key| Cursor::new(key.as_str()));

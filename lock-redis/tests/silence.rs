@@ -27,7 +27,7 @@ async fn a_connection_that_falls_silent_half_way_ends_in_time() {
         () = SystemClock::new().sleep(Duration::from_secs(5)) => panic!("it does not end"),
     };
     assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}");
-    assert_eq!(error.endpoint(), Some(&*proxy.address()));
+    assert_eq!(error.endpoint(), Some(&*format!("redis://{}", proxy.address())));
     // It refers to itself.
     proxy.watch(|_, _| {});
 }

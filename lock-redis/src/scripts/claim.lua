@@ -61,7 +61,8 @@ local function judge()
   end
   record.notices = others
   if head(record) ~= id then return busy('queued') end
-  if held(record) + waiter(record, id).weight <= record.capacity then
+  local own = waiter(record, id)
+  if own and held(record) + own.weight <= record.capacity then
     -- settle() would have granted it, had there been a token.
     leave(record, id)
     settle(record, nil)
@@ -84,7 +85,7 @@ local function decide()
     -- Whoever asks again behind the head has heard nothing for long: its engine finds out whether anybody owns it.
     if first and first ~= id then
       local ahead = waiter(record, first)
-      if ahead.kind == 's' then tell(record, ahead.session, 'w ' .. ahead.ticket .. ' ' .. record.name) end
+      if ahead and ahead.kind == 's' then tell(record, ahead.session, 'w ' .. ahead.ticket .. ' ' .. record.name) end
     end
     return answer
   end

@@ -16,8 +16,19 @@ else
 end
 local command = {}
 for place = 3, #ARGV do command[#command + 1] = ARGV[place] end
--- The write first: one that fails leaves the fence as it was.
-local reply = redis.call(unpack(command))
-if token > highest then redis.call('HSET', KEYS[1], 'highest', ARGV[2]) end
-if ARGV[1] == 'exclusive' and token > exclusive then redis.call('HSET', KEYS[1], 'exclusive', ARGV[2]) end
+-- The fence first: whoever may not move it writes nothing.
+local moved = { 'highest', token > highest and ARGV[2] or marks[1] }
+if ARGV[1] == 'exclusive' then
+  moved[#moved + 1] = 'exclusive'
+  moved[#moved + 1] = ARGV[2]
+end
+redis.call('HSET', KEYS[1], unpack(moved))
+local reply = redis.pcall(unpack(command))
+if type(reply) == 'table' and reply.err then
+  -- Nothing was written, and so nobody was admitted.
+  redis.call('HDEL', KEYS[1], 'highest', 'exclusive')
+  if marks[1] then redis.call('HSET', KEYS[1], 'highest', marks[1]) end
+  if marks[2] then redis.call('HSET', KEYS[1], 'exclusive', marks[2]) end
+  return reply
+end
 return { 1, reply }

@@ -110,12 +110,13 @@ local function head(record)
   return id
 end
 
+-- nil for one of which nothing is known any more: somebody deleted it.
 local function waiter(record, id)
   local weight, kind, time, rest =
     string.match(redis.call('HGET', record.waiters, id) or '', '^(%d+) (%a) (%d+) (.*)$')
+  if not weight then return nil end
   local session, ticket = string.match(id, '^(%x+) (%d+)$')
-  return { session = session, ticket = ticket, weight = tonumber(weight or 0), kind = kind or 's',
-    time = tonumber(time or 0), rest = rest or 'x ' }
+  return { session = session, ticket = ticket, weight = tonumber(weight), kind = kind, time = tonumber(time), rest = rest }
 end
 
 local function leave(record, id)
@@ -149,7 +150,11 @@ local function grant_in_order(record)
   local id = head(record)
   while id do
     local first = waiter(record, id)
-    if alive(first.session) then
+    if not first then
+      -- It claims again at its next renewal, or now that it is told.
+      local session, ticket = string.match(id, '^(%x+) (%d+)$')
+      tell(record, session, 'r ' .. ticket)
+    elseif alive(first.session) then
       if held(record) + first.weight > record.capacity then return end
       local token = next_token(record)
       if not token then return end
@@ -178,9 +183,9 @@ local function settle(record, head_before)
   record.holders = stay
   grant_in_order(record)
   local id = head(record)
-  if id and (id ~= head_before or held(record) + waiter(record, id).weight <= record.capacity) then
-    local session, ticket = string.match(id, '^(%x+) (%d+)$')
-    tell(record, session, 'r ' .. ticket)
+  local first = id and waiter(record, id)
+  if first and (id ~= head_before or held(record) + first.weight <= record.capacity) then
+    tell(record, first.session, 'r ' .. first.ticket)
   end
 end
 

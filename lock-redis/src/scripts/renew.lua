@@ -1,4 +1,5 @@
--- Renews a session, and says of each claim how it stands: a token, 'w' and when to ask again, or '' for one that is not known.
+-- Renews a session, and says of each claim how it stands: a token, 'w' and when to ask again, '' for one that is not known, or
+-- '?' where that cannot be said: a key that somebody has damaged is no matter of the session's other claims.
 --
 -- Invariant: a session that is over stays over: only a key that exists is given more time. What is answered is read here,
 -- from the records, so that a session which goes on renewing hears of a grant that the server has lost.
@@ -47,7 +48,8 @@ end
 
 for place, key in ipairs(keys) do
   local at = 3 + (place - 1) * 3
-  local standing = judge(place, ARGV[at], ARGV[at + 1])
+  local sound, standing = pcall(judge, place, ARGV[at], ARGV[at + 1])
+  if not sound then standing = '?' end
   if ARGV[at + 2] == '1' and standing ~= '' then redis.call('PEXPIREAT', key, ends, 'GT') end
   standings[place] = standing
 end
