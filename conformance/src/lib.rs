@@ -59,6 +59,7 @@ mod scene;
 pub mod servers;
 mod skew;
 mod suite;
+mod traces;
 mod verdict;
 
 pub use self::fixture::Fixture;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use lock_core::{
     Backend, BootTime, Capabilities, Certainty, Claim, ClaimRef, Claimed, Clock, Domain, EventSink,
-    FencingToken, Guard, HolderInfo, HolderState, LockClient, LockClientBuilder, LockKey, LockState, Mode,
-    Permit, Released, Session, SessionId, SessionOptions, SystemClock, Ticket,
+    FencingToken, Guard, HoldState, HolderInfo, HolderState, LockClient, LockClientBuilder, LockKey,
+    LockState, Mode, Permit, Released, Session, SessionId, SessionOptions, SystemClock, Ticket,
 };
 use tokio::task::{JoinError, JoinHandle};
 
@@ -279,6 +279,28 @@ impl Scene {
         }
     }
 
+    /// An acquire that goes on by itself.
+    pub(crate) fn acquiring(
+        &self,
+        client: &LockClient,
+        key: LockKey,
+    ) -> Verdict<JoinHandle<lock_core::Result<Guard>>> {
+        let lock = client.mutex(key)?;
+        Ok(tokio::spawn(async move { lock.acquire().await }))
+    }
+
+    /// A hold is held, and renewed from now on, under the token that it has; the store agrees.
+    pub(crate) async fn is_renewed(&self, guard: &Guard) -> Verdict {
+        let mut state = guard.state();
+        // The first may have been acknowledged before whatever has just happened.
+        for _ in 0..2 {
+            state = self.within(self.ttl, "a renewal", guard.extended(deadline(guard)?)).await?;
+        }
+        expect(matches!(state, HoldState::Held { .. }), "a hold that is kept", format_args!("{state:?}"))?;
+        let (kept, known) = (guard.token(), self.holder(guard.key()).await?.token);
+        expect(known == kept, format_args!("the token {kept} in the store"), known)
+    }
+
     /// What a task comes to within a time.
     pub(crate) async fn joined<T>(
         &self,
@@ -340,6 +362,14 @@ impl Bare {
 /// What a task came to, unless it panicked.
 pub(crate) fn without_panic<T>(joined: Result<T, JoinError>) -> Verdict<T> {
     joined.map_err(|panic| Failure::new("no panic", panic))
+}
+
+/// Until when a hold is one, if nothing more is heard.
+pub(crate) fn deadline(guard: &Guard) -> Verdict<BootTime> {
+    match guard.state() {
+        HoldState::Held { until } | HoldState::AtRisk { until } => Ok(until),
+        ended => Err(Failure::new("a hold", format_args!("{ended:?}"))),
+    }
 }
 
 pub(crate) fn mutex(key: &LockKey, ticket: u64) -> Claim {

@@ -8,12 +8,11 @@ use lock_core::{
     AcquireOptions, End, Error, ErrorKind, HoldState, LockClient, LockKey, Operation, Query, Reason,
     RetryPolicy, Wait,
 };
-use tokio::task::JoinHandle;
 
 use crate::case::cases;
 use crate::proxy::{Proxy, Way};
 use crate::remote::CONNECT_TIMEOUT;
-use crate::scene::{LONG, NOISE, SOON, Scene};
+use crate::scene::{LONG, NOISE, SOON, Scene, deadline};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
 
 cases! { "connections":
@@ -73,7 +72,7 @@ async fn a_retry_recognises_its_own_claim(scene: Scene) -> Verdict {
     let (client, proxy) = scene.proxied_with(|b| b.ttl(LONG).retry(retry)).await?;
     for _ in 0..3 {
         proxy.swallow_next_reply();
-        let acquiring = acquire(&client, scene.key())?;
+        let acquiring = scene.acquiring(&client, scene.key())?;
         scene
             .until(SOON, "a grant that is not answered", async || {
                 Ok(!scene.state(&scene.key()).await?.is_idle())
@@ -98,9 +97,6 @@ async fn a_black_hole_keeps_nobody_for_longer(scene: Scene) -> Verdict {
         let held = client.mutex(scene.key())?.acquire().await?;
         let released = client.mutex(scene.named("released"))?.acquire().await?;
         proxy.block(way);
-        let HoldState::Held { .. } = held.state() else {
-            return Err(Failure::new("a hold", format_args!("{:?}", held.state())));
-        };
         let place = |failure: Failure| failure.within(format_args!("blocked: {way:?}"));
         let calls = calls_are_answered(&scene, &client, &proxy, released, CALL);
         let lost = async {
@@ -206,7 +202,7 @@ async fn half_closed_and_in_slow_slices(scene: Scene) -> Verdict {
         expect_eq("the holder's token", scene.holder(&scene.key()).await?.token, guard.token())?;
         expect_eq("the end", guard.release().await?, End::Released)?;
         let held = other.mutex(scene.key())?.acquire().await?;
-        let waiting = acquire(&client, scene.key())?;
+        let waiting = scene.acquiring(&client, scene.key())?;
         scene.queue(&scene.key(), 1).await?;
         held.release().await?;
         drop(scene.joined(SOON * 2, "a wake-up in slices", waiting).await?);
@@ -217,7 +213,7 @@ async fn half_closed_and_in_slow_slices(scene: Scene) -> Verdict {
     proxy.half_close();
     let lock = client.mutex(scene.named("other"))?;
     scene.within(SOON * 2, "a grant after the half-close", lock.acquire()).await??.release().await?;
-    is_renewed(&scene, &guard).await
+    scene.is_renewed(&guard).await
 }
 
 /// A hold whose connection was cut for less than its lease is kept, and one whose was cut for longer is lost for good.
@@ -226,17 +222,15 @@ async fn reconnecting_tells_the_truth(scene: Scene) -> Verdict {
     let guard = client.mutex(scene.key())?.acquire().await?;
     for cut in [Way::ToServer, Way::ToClient, Way::Both] {
         proxy.reset_all();
-        is_renewed(&scene, &guard).await?;
+        scene.is_renewed(&guard).await?;
         proxy.block(cut);
         scene.pause(scene.ttl() / 4).await;
         proxy.heal();
-        is_renewed(&scene, &guard).await?;
+        scene.is_renewed(&guard).await?;
         expect_eq("the holder", scene.holder(&scene.key()).await?.session, guard.grant().session)?;
     }
     proxy.block(Way::Both);
-    let (HoldState::Held { until } | HoldState::AtRisk { until }) = guard.state() else {
-        return Err(Failure::new("a hold", format_args!("{:?}", guard.state())));
-    };
+    let until = deadline(&guard)?;
     let end = scene.within(scene.ttl() + SOON, "the end of the hold", guard.ending()).await?;
     let at = scene.now();
     expect_eq("the end", end, End::Lost(Reason::Expired))?;
@@ -255,26 +249,12 @@ async fn reconnecting_tells_the_truth(scene: Scene) -> Verdict {
     expect(next.state().is_held(), "a new hold that is kept", format_args!("{:?}", next.state()))
 }
 
-/// A hold that is held, and renewed from now on, under the token that it had.
-async fn is_renewed(scene: &Scene, guard: &lock_core::Guard) -> Verdict {
-    let token = guard.token();
-    let mut state = guard.state();
-    for _ in 0..2 {
-        let (HoldState::Held { until } | HoldState::AtRisk { until }) = state else {
-            return Err(Failure::new("a hold that is kept", format_args!("{state:?}")));
-        };
-        state = scene.within(scene.ttl(), "a renewal", guard.extended(until)).await?;
-    }
-    expect(matches!(state, HoldState::Held { .. }), "a hold that is kept", format_args!("{state:?}"))?;
-    expect_eq("its token", (guard.token(), scene.holder(guard.key()).await?.token), (token, token))
-}
-
 async fn the_server_ends_connection_or_session(scene: Scene) -> Verdict {
     let client = scene.client().await?;
     let guard = client.mutex(scene.key())?.acquire().await?;
     for _ in 0..2 {
         scene.remote()?.disconnect().await?;
-        is_renewed(&scene, &guard).await?;
+        scene.is_renewed(&guard).await?;
     }
     scene.remote()?.end_session(guard.grant().session).await?;
     let end = scene.within(scene.ttl() + NOISE, "the news of a session's end", guard.ending()).await?;
@@ -349,7 +329,7 @@ async fn a_waiter_outlives_its_wake_up_channel(scene: Scene) -> Verdict {
     let mut random = fastrand::Rng::with_seed(scene.seed());
     for round in 0..6 {
         let held = one.mutex(scene.key())?.acquire().await?;
-        let waiting = acquire(&other, scene.key())?;
+        let waiting = scene.acquiring(&other, scene.key())?;
         scene.queue(&scene.key(), 1).await?;
         scene.remote()?.disconnect().await?;
         // Before it has noticed, while it comes back, and after that.
@@ -363,9 +343,4 @@ async fn a_waiter_outlives_its_wake_up_channel(scene: Scene) -> Verdict {
         scene.joined(SOON, what, waiting).await?.release().await?;
     }
     Ok(())
-}
-
-fn acquire(client: &LockClient, key: LockKey) -> Verdict<JoinHandle<Result<lock_core::Guard, Error>>> {
-    let lock = client.mutex(key)?;
-    Ok(tokio::spawn(async move { lock.acquire().await }))
 }

@@ -12,9 +12,12 @@ mod input;
 mod lease;
 mod liveness;
 mod load;
+mod partitions;
 mod pauses;
 mod repair;
 mod safety;
+mod security;
+mod servers;
 mod terms;
 
 use crate::case::Case;
@@ -27,6 +30,9 @@ pub(crate) const CASES: &[&[Case]] = &[
     fencing::CASES,
     cancellation::CASES,
     connections::CASES,
+    servers::CASES,
+    partitions::CASES,
+    security::CASES,
     pauses::CASES,
     input::CASES,
     repair::CASES,
