@@ -160,6 +160,7 @@ async fn everything_with_the_least_rights(scene: &Scene) -> Verdict {
     wire.fail(Operation::Claim, [Fault::ReplyLost]);
     let attempt = client.mutex(scene.key())?.try_acquire().await;
     expect(attempt.is_err(), "no answer", format_args!("{attempt:?}"))?;
+    prepared_again_and_opened_again(scene, &other).await?;
     let catalogue = client.rw_lock(scene.named("catalogue"))?;
     let reader = catalogue.read().acquire_with(&AcquireOptions::new().hold_at_least(SOON / 10)).await?;
     scene.is_renewed(&reader).await?;
@@ -169,6 +170,23 @@ async fn everything_with_the_least_rights(scene: &Scene) -> Verdict {
     expect_eq("keys left behind by the shutdown", client.shutdown(SOON).await, vec![])?;
     drop(held);
     scene.granted(SOON, "the key afterwards", &other, scene.named("last")).await?.release().await?;
+    Ok(())
+}
+
+/// Where the store has nothing prepared, or no session that could be ended, there is nothing that has to be done again.
+async fn prepared_again_and_opened_again(scene: &Scene, client: &LockClient) -> Verdict {
+    let remote = scene.remote()?;
+    let if_there = |done: lock_core::Result<()>| match done {
+        Err(error) if *error.kind() != ErrorKind::Unsupported => Err(error),
+        _ => Ok(()),
+    };
+    for _ in 0..3 {
+        let guard = scene.free_again(client, scene.named("again")).await?;
+        if_there(remote.forget_scripts().await)?;
+        scene.is_renewed(&guard).await?;
+        if_there(remote.end_session(guard.grant().session).await)?;
+    }
+    scene.free_again(client, scene.named("again")).await?.release().await?;
     Ok(())
 }
 

@@ -221,10 +221,12 @@ async fn no_room_for_another_connection(scene: Scene) -> Verdict {
     let client = scene.client().await?;
     let guard = client.mutex(scene.key())?.acquire().await?;
     remote.refuse_connections().await?;
-    let endpoint = remote.endpoint();
-    for _ in 0..3 {
+    // It may refuse before it is asked for anything, or in answer to that.
+    let slow = scene.proxy().await?;
+    slow.delay(Duration::from_millis(20));
+    for address in [remote.endpoint(), slow.address()] {
         let limit = CONNECT_TIMEOUT + NOISE;
-        let refused = scene.within(limit, "an answer", remote.backend_through(&endpoint)).await?;
+        let refused = scene.within(limit, "an answer", remote.backend_through(&address)).await?;
         let typed = |error: &Error| *error.kind() == ErrorKind::Unavailable && error.is_retryable();
         expect(refused.as_ref().is_err_and(typed), "unavailable, and passes", format_args!("{refused:?}"))?;
     }
