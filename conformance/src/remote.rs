@@ -95,6 +95,26 @@ pub trait Remote: Send + Sync {
         Err(missing("mend"))
     }
 
+    // Its other nodes.
+
+    /// What the leader acknowledges from now on, no other node learns before it is lost. For stores whose other nodes may lag.
+    async fn hold_back_replicas(&self) -> Result<()> {
+        Err(missing("hold_back_replicas"))
+    }
+
+    /// The leader is lost in this way, and another node takes over. Returns once that one takes writes; clients reach it as
+    /// before.
+    async fn lose_leader(&self, how: Loss) -> Result<()> {
+        let _ = how;
+        Err(missing("lose_leader"))
+    }
+
+    /// The leader is cut off from the other nodes, one of which takes over; clients reach that one as before. Returns the address
+    /// at which the old leader still answers.
+    async fn isolate_leader(&self) -> Result<String> {
+        Err(missing("isolate_leader"))
+    }
+
     // Who may do what.
 
     /// What must never be seen: passwords, tokens.
@@ -116,6 +136,15 @@ pub trait Remote: Send + Sync {
     async fn foreign(&self) -> Result<Arc<dyn Backend>> {
         Err(missing("foreign"))
     }
+}
+
+/// How a leader is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// It is killed: its connections end.
+    Killed,
+    /// It is stopped: its connections stay open, and nobody answers.
+    Stopped,
 }
 
 /// How long a client of a scenario may take to connect.

@@ -35,6 +35,7 @@ impl Fixture for OneShelf {
 
 fn main() -> ExitCode {
     let promises = Promises::all()
+        .without_a_server()
         .weaker(2, "by the tasks of one process")
         .weaker(9, "by two sessions that look the same")
         .weaker(35, "across clients; its data end with its process")

@@ -92,7 +92,7 @@ async fn connect_and_carry(
     server: &mut Option<TcpStream>,
 ) -> Result<(), Reset> {
     wait_for_a_way(rules.clone(), fate, client).await?;
-    let server = server.insert(TcpStream::connect(&network.upstream).await.map_err(|_| Reset)?);
+    let server = server.insert(TcpStream::connect(network.upstream()).await.map_err(|_| Reset)?);
     // Fails only for a connection that has ended.
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);

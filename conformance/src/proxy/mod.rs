@@ -88,6 +88,11 @@ impl Proxy {
         self.change(|rules| rules.delay = each_way);
     }
 
+    /// Leads to another server: whoever connects from now on. Connections that there are stay where they are.
+    pub fn lead_to(&self, upstream: impl Into<String>) {
+        *self.0.network.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream.into();
+    }
+
     /// Lets everything in this direction vanish, the end of a stream too, as a partition does. Connections stay open; what
     /// was blocked before stays blocked.
     ///
@@ -184,7 +189,7 @@ impl fmt::Debug for Proxy {
         let network = &self.0.network;
         f.debug_struct("Proxy")
             .field("address", &self.0.address)
-            .field("upstream", &network.upstream)
+            .field("upstream", &network.upstream())
             .field("rules", &*network.rules.borrow())
             .field("counts", &self.counts())
             .finish_non_exhaustive()
@@ -214,7 +219,7 @@ impl Drop for Owner {
 
 /// What the proxy and its tasks share.
 struct Network {
-    upstream: String,
+    upstream: Mutex<String>,
     /// Every change wakes all who have to heed it.
     rules: watch::Sender<Rules>,
     cuts: Mutex<Cuts>,
@@ -258,7 +263,7 @@ struct Counters {
 impl Network {
     fn to(upstream: String) -> Network {
         Network {
-            upstream,
+            upstream: Mutex::new(upstream),
             rules: watch::Sender::new(Rules::default()),
             cuts: Mutex::default(),
             swallow: AtomicBool::new(false),
@@ -270,6 +275,10 @@ impl Network {
 
     fn cuts(&self) -> MutexGuard<'_, Cuts> {
         self.cuts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn upstream(&self) -> String {
+        self.upstream.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn tap(&self) -> Option<Arc<Tap>> {

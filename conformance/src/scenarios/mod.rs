@@ -1,11 +1,12 @@
 //! What every store has to survive, by group.
 //!
 //! Where the scenarios come from: Jepsen's analyses (etcd 3.4.3, Hazelcast 3.8 and 3.12, Redis-Raft, jetcd), the test suites
-//! of Curator, `DistributedLock`, Redisson, redsync, kazoo and etcd, and bugs that users of those reported. A scenario whose
-//! number is missing here needs servers, and comes with them.
+//! of Curator, `DistributedLock`, Redisson, redsync, kazoo and etcd, and bugs that users of those reported. Number 65
+//! is for a quorum of independent servers, which no store here has.
 
 mod cancellation;
 mod connections;
+mod failover;
 mod fairness;
 mod fencing;
 mod input;
@@ -22,6 +23,10 @@ mod terms;
 
 use crate::case::Case;
 
+/// Those that need a server.
+pub(crate) const OF_SERVERS: &[&[Case]] =
+    &[connections::CASES, servers::CASES, partitions::CASES, failover::CASES, security::CASES];
+
 pub(crate) const CASES: &[&[Case]] = &[
     safety::CASES,
     liveness::CASES,
@@ -32,6 +37,7 @@ pub(crate) const CASES: &[&[Case]] = &[
     connections::CASES,
     servers::CASES,
     partitions::CASES,
+    failover::CASES,
     security::CASES,
     pauses::CASES,
     input::CASES,

@@ -57,7 +57,7 @@ async fn isolated_while_it_holds(scene: &Scene, way: Way) -> Verdict {
 }
 
 /// What was acknowledged before the network was cut may still move it.
-async fn last_deadline(guard: &Guard) -> BootTime {
+pub(super) async fn last_deadline(guard: &Guard) -> BootTime {
     let mut deadline = BootTime::from_nanos(0);
     while let HoldState::Held { until } | HoldState::AtRisk { until } = guard.state() {
         deadline = until;
