@@ -1,9 +1,11 @@
 # Runs a server for as long as whoever asked for it lives: that one holds the other end of standard input.
-# $1 is the server's directory, the rest is the command. Says its process id, and ends when it has ended.
+# $1 is the server's directory, $2 the program that has to be there, the rest is the command: other programs may run that
+# one. Says its process id, and ends when it has ended.
 
 directory=$1
-shift
-command -v "$1" >/dev/null || { echo missing; exit 127; }
+program=$2
+shift 2
+command -v "$program" >/dev/null || { echo missing; exit 127; }
 
 # The server keeps neither pipe open; nor does it hear the keyboard.
 exec 3<&0

@@ -1,6 +1,6 @@
 //! Real servers, for the tests of the stores that need one, and what can be done to them.
 //!
-//! A server listens on a free port of 127.0.0.1, keeps its data in a directory of its own, and ends with the value that
+//! A server listens on a free port of 127.0.0.1, or on an [`Island`], which can be cut off. It keeps its data in a directory of its own, and ends with the value that
 //! stands for it: the process and the directory are gone when that is dropped, and also when the test is killed.
 //!
 //! ```no_run
@@ -16,12 +16,14 @@
 //! # }
 //! ```
 
+mod island;
 mod ports;
 mod process;
 mod redis;
 mod resp;
 mod wall_clock;
 
+pub use self::island::Island;
 pub use self::ports::{Port, free_port};
 pub use self::process::{Program, Server};
 pub use self::redis::{Redis, RedisSetup};

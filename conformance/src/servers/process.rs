@@ -17,11 +17,13 @@ use lock_core::{Clock, Error, ErrorKind, Result, SystemClock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::island::Island;
+
 /// A server that does not answer in this time after its start has failed.
 const START: Duration = Duration::from_secs(20);
 
 /// For how long an end may take that was asked for.
-const END: Duration = Duration::from_secs(10);
+pub(super) const END: Duration = Duration::from_secs(10);
 
 /// Between two looks at something that is to happen.
 const LOOK: Duration = Duration::from_millis(2);
@@ -31,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(2);
 pub struct Program {
     name: String,
     package: String,
+    /// What comes before it in the command: a program that becomes this one.
+    entry: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     directory: PathBuf,
@@ -53,6 +57,7 @@ impl Program {
         Program {
             package: name.clone(),
             name,
+            entry: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
             directory: directory.into(),
@@ -63,6 +68,13 @@ impl Program {
     #[must_use]
     pub fn package(mut self, package: impl Into<String>) -> Program {
         self.package = package.into();
+        self
+    }
+
+    /// Has it run on an island, which has to outlive it.
+    #[must_use]
+    pub fn on(mut self, island: &Island) -> Program {
+        self.entry = island.entry().into();
         self
     }
 
@@ -114,6 +126,8 @@ impl Program {
         let guard = Command::new("/bin/sh")
             .args(["-c", include_str!("guard.sh"), "guard"])
             .arg(&self.directory)
+            .arg(&self.name)
+            .args(&self.entry)
             .arg(&self.name)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
@@ -280,8 +294,8 @@ impl Drop for Starting {
     }
 }
 
-/// Waits for a guard that is about to end. Its output ends with it, so that this wait can have a bound.
-fn bury(guard: &mut Child) {
+/// Waits for a guard, or another child of that kind, that is about to end. Its output ends with it, so that this wait can have a bound.
+pub(super) fn bury(guard: &mut Child) {
     let ended = guard.stdout.as_mut().is_none_or(reads_to_end);
     if ended {
         let _ = guard.wait();
@@ -302,7 +316,7 @@ fn reads_to_end(output: &mut (impl AsFd + Read)) -> bool {
 }
 
 /// Whether there is something to read, or the end, within a time.
-fn is_readable(file: impl AsFd, limit: Duration) -> bool {
+pub(super) fn is_readable(file: impl AsFd, limit: Duration) -> bool {
     let limit = Timespec::try_from(limit).ok();
     poll(&mut [PollFd::new(&file, PollFlags::IN)], limit.as_ref()).is_ok_and(|ready| ready > 0)
 }

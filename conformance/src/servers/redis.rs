@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use lock_core::{Clock, Error, ErrorKind, Result, SystemClock};
 use tempfile::TempDir;
 
+use super::island::Island;
 use super::ports::{Port, free_port};
 use super::process::{Program, Server};
 use super::resp::{Connection, Reply};
@@ -22,9 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A Redis server of a test's own. Ends when it is dropped.
 #[derive(Debug)]
 pub struct Redis {
-    setup: RedisSetup,
-    /// Dropped first: the directory and the port are the server's until it has ended.
+    /// Dropped first: the directory, the port and what the setup keeps are the server's until it has ended.
     server: Mutex<Option<Arc<Server>>>,
+    setup: RedisSetup,
     directory: TempDir,
     socket: PathBuf,
     port: Port,
@@ -40,6 +42,7 @@ pub struct RedisSetup {
     environment: Vec<(String, String)>,
     /// Kept: a server that is started again needs its files.
     wall_clock: Option<WallClock>,
+    island: Option<Island>,
 }
 
 impl Redis {
@@ -48,9 +51,9 @@ impl Redis {
         RedisSetup::new().start().await
     }
 
-    /// Its address: `127.0.0.1:PORT`.
+    /// Its address: `127.0.0.1:PORT`, unless it is on an island.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port())
+        self.endpoint().to_string()
     }
 
     /// Its port, the same after another start.
@@ -58,7 +61,7 @@ impl Redis {
         self.port.number()
     }
 
-    /// Its URL, without the password: `redis://127.0.0.1:PORT`.
+    /// Its URL, without the password: `redis://ADDRESS:PORT`.
     pub fn url(&self) -> String {
         format!("redis://{}", self.address())
     }
@@ -87,7 +90,7 @@ impl Redis {
     /// No connection, or no answer within five seconds. An error reply is not an error here: [`Reply::Error`].
     pub async fn command<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Result<Reply> {
         let words: Vec<_> = words.into_iter().collect();
-        let asked = ask(self.port(), self.setup.password.as_deref(), &words);
+        let asked = ask(self.endpoint(), self.setup.password.as_deref(), &words);
         tokio::select! {
             biased;
             reply = asked => reply.map_err(|error| error.at(self.address())),
@@ -136,6 +139,11 @@ impl Redis {
         self.server()?.go_on()
     }
 
+    fn endpoint(&self) -> SocketAddr {
+        let island = self.setup.island.as_ref();
+        (island.map_or(Ipv4Addr::LOCALHOST.into(), Island::address), self.port()).into()
+    }
+
     /// One that crashed by itself is down, too.
     fn has_to_be_down(&self) -> Result<()> {
         match &*self.running() {
@@ -150,16 +158,19 @@ impl Redis {
         let file = self
             .configure()
             .map_err(|error| Error::unavailable("cannot write redis.conf").caused_by(error))?;
-        let program = Program::new(&self.setup.program, self.directory())
+        let mut program = Program::new(&self.setup.program, self.directory())
             .package("redis-server")
             .arguments([file.to_string_lossy()])
             .arguments(&self.setup.arguments)
             .environment(self.setup.wall_clock.iter().flat_map(WallClock::environment))
             .environment(self.setup.environment.iter().map(|(key, value)| (key, value)));
-        let port = self.port();
+        if let Some(island) = &self.setup.island {
+            program = program.on(island);
+        }
+        let endpoint = self.endpoint();
         let ready = || async move {
             // An error may be `LOADING`: it still reads what it had written.
-            match ask(port, self.setup.password.as_deref(), &["PING"]).await? {
+            match ask(endpoint, self.setup.password.as_deref(), &["PING"]).await? {
                 Reply::Text(pong) => Ok(pong == "PONG"),
                 Reply::Error(error) => Err(Error::unavailable(error)),
                 _ => Ok(false),
@@ -175,13 +186,18 @@ impl Redis {
         let directory = self.directory();
         let file = directory.join("redis.conf");
         let mut lines = format!(
-            "port {}\nbind 127.0.0.1\nunixsocket {}\ndir {}\ndaemonize no\nsave \"\"\n",
+            "port {}\nbind {}\nunixsocket {}\ndir {}\ndaemonize no\nsave \"\"\n",
             self.port(),
+            self.endpoint().ip(),
             quoted(&self.socket.to_string_lossy()),
             quoted(&directory.to_string_lossy()),
         );
         lines +=
             if self.setup.persistent { "appendonly yes\nappendfsync always\n" } else { "appendonly no\n" };
+        if self.setup.island.is_some() {
+            // Otherwise it talks to nobody from elsewhere without a password.
+            lines += "protected-mode no\n";
+        }
         if let Some(password) = &self.setup.password {
             lines += &format!("requirepass {}\n", quoted(password));
         }
@@ -206,6 +222,7 @@ impl RedisSetup {
             arguments: Vec::new(),
             environment: Vec::new(),
             wall_clock: None,
+            island: None,
         }
     }
 
@@ -241,6 +258,13 @@ impl RedisSetup {
     #[must_use]
     pub fn wall_clock(mut self, wall: &WallClock) -> RedisSetup {
         self.wall_clock = Some(wall.clone());
+        self
+    }
+
+    /// Has it listen on this island. Its Unix socket is not cut with it.
+    #[must_use]
+    pub fn on(mut self, island: &Island) -> RedisSetup {
+        self.island = Some(island.clone());
         self
     }
 
@@ -298,8 +322,8 @@ impl fmt::Debug for RedisSetup {
     }
 }
 
-async fn ask(port: u16, password: Option<&str>, words: &[&str]) -> Result<Reply> {
-    let mut connection = Connection::open(port).await?;
+async fn ask(server: SocketAddr, password: Option<&str>, words: &[&str]) -> Result<Reply> {
+    let mut connection = Connection::open(server).await?;
     if let Some(password) = password {
         if let Reply::Error(error) = connection.ask(&["AUTH", password]).await? {
             return Ok(Reply::Error(error));

@@ -1,7 +1,7 @@
 //! [`Reply`]: as much of Redis's protocol as a test needs to look at a server by itself, without any driver.
 
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::pin::Pin;
 
 use lock_core::{Error, ErrorKind, Result};
@@ -23,12 +23,12 @@ pub enum Reply {
     List(Vec<Reply>),
 }
 
-/// A connection to a server of this machine.
+/// A connection to a server.
 pub(super) struct Connection(BufReader<TcpStream>);
 
 impl Connection {
-    pub(super) async fn open(port: u16) -> Result<Connection> {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(broken)?;
+    pub(super) async fn open(address: SocketAddr) -> Result<Connection> {
+        let stream = TcpStream::connect(address).await.map_err(broken)?;
         stream.set_nodelay(true).map_err(broken)?;
         Ok(Connection(BufReader::new(stream)))
     }
