@@ -25,7 +25,7 @@ fn island() -> Option<Island> {
     match Island::new() {
         Ok(island) => Some(island),
         Err(error) if *error.kind() == ErrorKind::Unsupported => {
-            eprintln!("ignored: {error}");
+            eprintln!("ignored: {}", error.message());
             None
         }
         Err(error) => panic!("{error}"),
