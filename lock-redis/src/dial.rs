@@ -72,7 +72,7 @@ impl Dialer {
             Poll::Ready(dialed) => Poll::Ready(dialed),
             Poll::Pending => pause.as_mut().poll(context).map(|()| {
                 Err(Error::unavailable(format!(
-                    "no connection within {limit:?}; is it up, and can it be reached?"
+                    "no connection within {limit:?}; is it up, and can it be reached from here?"
                 )))
             }),
         })

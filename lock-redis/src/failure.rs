@@ -113,24 +113,19 @@ fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
             ErrorKind::Denied,
             "the account lacks a right: the page about Redis lists those that it needs (ACL LOG)",
         ),
-        _ if is_full(error) => (
-            ErrorKind::Unavailable,
-            "it has no connection to spare: raise maxclients, or find out who keeps them",
-        ),
         (Driver::Server(_) | Driver::Extension | Driver::UnexpectedReturnType, _) => {
             (ErrorKind::Protocol, "is this Redis 7.0 or later?")
         }
-        _ => (ErrorKind::Unavailable, "is it up, and can it be reached from here?"),
+        _ => (
+            ErrorKind::Unavailable,
+            "is it up, can it be reached from here, and has it room for another connection (maxclients)?",
+        ),
     }
 }
 
 /// Refusals that are over by themselves.
 fn is_passing(error: &RedisError) -> bool {
     matches!(error.code(), Some("NOREPLICAS" | "OOM" | "MISCONF"))
-}
-
-fn is_full(error: &RedisError) -> bool {
-    error.to_string().contains("max number of clients")
 }
 
 #[cfg(test)]
