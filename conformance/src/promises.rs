@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::scenarios::OF_SERVERS;
-
 /// What a store promises about one scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -51,15 +49,6 @@ impl Promises {
     pub fn not_applicable(mut self, number: u32, why: impl Into<String>) -> Promises {
         self.exceptions.insert(number, Promise::NotApplicable(why.into()));
         self
-    }
-
-    /// The store is no server: what happens to connections, servers and networks cannot happen to it.
-    #[must_use]
-    pub fn without_a_server(self) -> Promises {
-        OF_SERVERS
-            .iter()
-            .flat_map(|cases| cases.iter())
-            .fold(self, |promises, case| promises.not_applicable(case.number, "there is no server"))
     }
 
     /// A column of [`MATRIX`].

@@ -137,6 +137,24 @@ async fn all_data_flushed_the_holder_is_told_and_tokens_rise() {
     assert!(took <= SECOND, "told after {took:?}");
 }
 
+/// Of a key that nobody has used, and of one that is idle.
+#[tokio::test]
+async fn one_round_trip_to_acquire_and_one_to_release() {
+    let server = Redis::start().await.unwrap();
+    let client = client(&server, 10 * SECOND, SECOND);
+    client.open().await.unwrap();
+    let scripts = async || calls(&server).await.get("evalsha").copied().unwrap_or_default();
+    for _ in 0..2 {
+        let before = scripts().await;
+        let guard = client.mutex("k").unwrap().acquire().await.unwrap();
+        assert_eq!(scripts().await, before + 1);
+        guard.release().await.unwrap();
+        assert_eq!(scripts().await, before + 2);
+    }
+    let rest = calls(&server).await;
+    assert_eq!((rest.get("eval"), rest.get("publish")), (None, None), "{rest:?}");
+}
+
 /// Twenty clients that wait two seconds for a holder: they ask once, and nobody is told anything meanwhile.
 #[tokio::test]
 async fn whoever_waits_does_not_keep_the_server_busy() {

@@ -22,10 +22,22 @@ mod servers;
 mod terms;
 
 use crate::case::Case;
+use crate::promises::Promises;
 
 /// Those that need a server.
-pub(crate) const OF_SERVERS: &[&[Case]] =
+const OF_SERVERS: &[&[Case]] =
     &[connections::CASES, servers::CASES, partitions::CASES, failover::CASES, security::CASES];
+
+impl Promises {
+    /// The store is no server: what happens to connections, servers and networks cannot happen to it.
+    #[must_use]
+    pub fn without_a_server(self) -> Promises {
+        OF_SERVERS
+            .iter()
+            .flat_map(|cases| cases.iter())
+            .fold(self, |promises, case| promises.not_applicable(case.number, "there is no server"))
+    }
+}
 
 pub(crate) const CASES: &[&[Case]] = &[
     safety::CASES,
