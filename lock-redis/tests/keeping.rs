@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_conformance::servers::{Redis, Reply};
+use lock_conformance::servers::{Redis, RedisSetup, Reply, WallClock};
 use lock_core::{
     AcquireOptions, Claim, Claimed, Clock, Domain, End, EventSink, HolderInfo, LockClient, LockKey, Mode,
     Permit, SessionId, SessionOptions, SystemClock, Ticket, Wait,
@@ -119,6 +119,31 @@ async fn a_record_in_use_stays() {
         clock.sleep(ttl / 4).await;
     }
     assert_eq!(guard.release().await.unwrap(), End::Released);
+}
+
+/// Its record went while the clock was an hour ahead: what was granted under it is remembered.
+#[tokio::test]
+async fn a_clock_that_was_ahead_brings_no_token_back() {
+    const HOUR: i64 = 3600 * 1_000_000;
+    let wall = WallClock::new().unwrap();
+    let server = RedisSetup::new().wall_clock(&wall).start().await.unwrap();
+    let ahead = {
+        wall.step(HOUR).unwrap();
+        let client = client(&server, Duration::from_millis(100), Duration::from_millis(1));
+        let guard = client.mutex("k").unwrap().acquire().await.unwrap();
+        let token = guard.token();
+        guard.release().await.unwrap();
+        client.shutdown(SECOND).await;
+        token
+    };
+    until(5 * SECOND, "nothing but the clock's mark", async || {
+        keys(&server).await == ["fencepost:{00}:clock"]
+    })
+    .await;
+    wall.step(-HOUR).unwrap();
+    let client = client(&server, SECOND, SECOND);
+    let guard = client.mutex("k").unwrap().acquire().await.unwrap();
+    assert!(guard.token() > ahead, "{} after {ahead}", guard.token());
 }
 
 #[tokio::test]

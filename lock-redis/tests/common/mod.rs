@@ -60,9 +60,10 @@ pub(crate) async fn sleep(time: Duration) {
     SystemClock::new().sleep(time).await;
 }
 
-/// How often the server has run one of our scripts.
-pub(crate) async fn evalshas(server: &Redis) -> u64 {
+/// How often the server has run a command.
+pub(crate) async fn calls(server: &Redis, command: &str) -> u64 {
     let info = text(server, &["INFO", "commandstats"]).await;
-    let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap_or("0");
+    let of = format!("cmdstat_{command}:calls=");
+    let line = info.lines().find_map(|line| line.strip_prefix(&of)).unwrap_or("0");
     line.split(',').next().unwrap().parse().unwrap()
 }
