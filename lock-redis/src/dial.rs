@@ -1,12 +1,13 @@
 //! [`Dialer`]: how a connection is made, and made ready.
 
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future;
+use futures_util::{FutureExt, future};
 use lock_core::{Clock, Error, ErrorKind, ExposeSecret, Result, SystemClock};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
@@ -112,7 +113,10 @@ impl Dialer {
     async fn client(&self) -> Result<Client> {
         let mut info = self.info.clone();
         if let Some(ask) = &self.options.credentials {
-            let credentials = ask().await?;
+            // Whoever dials next would meet a panic again: the dialing is shared.
+            let asked = AssertUnwindSafe(async { ask().await }).catch_unwind().await;
+            let credentials = asked
+                .map_err(|_| Error::new(ErrorKind::Denied, "the callback for credentials panicked"))??;
             // Of what was there before, neither user nor password may be left.
             let mut settings = RedisConnectionInfo::default()
                 .set_protocol(ProtocolVersion::RESP3)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lock_conformance::servers::{Redis, RedisSetup, Reply};
-use lock_core::{Backend, Connector, Error, ErrorKind, LockClient, Result, Secret, StoreUrl};
+use lock_core::{Backend, Connector, Error, ErrorKind, LockClient, LockKey, Result, Secret, StoreUrl};
 use lock_redis::{Credentials, RedisConnector, RedisOptions, redis};
 
 async fn connect(url: &str) -> Result<Arc<dyn Backend>> {
@@ -97,6 +97,25 @@ async fn credentials_are_asked_for_at_each_connection() {
         redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").query_async(&mut admin).await.unwrap();
     takes_a_lock(backend).await.unwrap();
     assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_panic_of_the_callback_is_an_error_and_the_next_call_asks_again() {
+    let server = Redis::start().await.unwrap();
+    let asked = AtomicUsize::new(0);
+    let options = RedisOptions::new().credentials(move || {
+        let first = asked.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            assert!(!first, "as it is meant here");
+            Ok(Credentials::new(None, Secret::from("")))
+        }
+    });
+    let driver = redis::Client::open(server.url()).unwrap();
+    let backend = lock_redis::backend(&driver, options).unwrap();
+    let error = backend.inspect(&LockKey::new("k").unwrap()).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("panicked"), "{error}");
+    backend.inspect(&LockKey::new("k").unwrap()).await.unwrap();
 }
 
 #[tokio::test]
