@@ -25,9 +25,10 @@ use crate::scripts;
 const BUFFER: usize = 1024;
 
 /// Behind a connection on which nothing was answered for so long, or for so many of its round trips, and a call given up, there
-/// may be nobody any more.
+/// may be nobody any more. They are measured once, perhaps in a bad moment: hence the bound.
 const PATIENCE: Duration = Duration::from_millis(100);
 const ROUND_TRIPS: u32 = 4;
+const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A connection that is ready.
 #[derive(Clone)]
@@ -106,7 +107,7 @@ impl Dialer {
         })
         .await;
         prepared.and(listens).map_err(unreachable)?;
-        let patience = PATIENCE.max(clock.boot().since(sent) * ROUND_TRIPS);
+        let patience = (clock.boot().since(sent) * ROUND_TRIPS).clamp(PATIENCE, LONGEST_PATIENCE);
         Ok(Dialed { connection, patience })
     }
 

@@ -46,7 +46,8 @@ impl Ears {
 
     /// Tells everybody that something may have been missed.
     pub(crate) fn gap(&self) {
-        self.state().sinks.values().for_each(|(_, sink)| sink.send(Event::Gap));
+        let sinks: Vec<_> = self.state().sinks.values().map(|(_, sink)| sink.clone()).collect();
+        sinks.iter().for_each(|sink| sink.send(Event::Gap));
     }
 
     /// Hands on what the server pushed. Never blocks: sinks promise that.
@@ -57,8 +58,8 @@ impl Ears {
             return;
         };
         let (Ok(channel), Ok(text)) = (str::from_utf8(channel), str::from_utf8(text)) else { return };
-        let state = self.state();
-        let Some((_, sink)) = state.sinks.get(channel) else { return };
+        // Never under the lock: a sink may be the last to let go of its session, and with it of its ear.
+        let Some(sink) = self.state().sinks.get(channel).map(|(_, sink)| sink.clone()) else { return };
         match message::event(text) {
             Some(event) => sink.send(event),
             None => tracing::warn!(
@@ -89,6 +90,24 @@ mod tests {
     fn message(channel: &str, text: &str) -> PushInfo {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         PushInfo { kind: PushKind::Message, data: vec![bulk(channel), bulk(text)] }
+    }
+
+    /// As the engine's sink does when it is the last to let go of its session.
+    #[test]
+    fn a_sink_may_drop_the_ear_that_it_was_told_by() {
+        for tell in [Ears::gap, |ears: &Ears| ears.hear(&message("c", "r 1"))] {
+            let (done, finished) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let (ears, last): (Arc<Ears>, Arc<Mutex<Option<Ear>>>) = Default::default();
+                let own = last.clone();
+                let ear = ears.listen("c".into(), EventSink::new(move |_| drop(own.lock().unwrap().take())));
+                *last.lock().unwrap() = Some(ear);
+                tell(&ears);
+                done.send(ears.channels()).unwrap();
+            });
+            let left = finished.recv_timeout(std::time::Duration::from_secs(5));
+            assert_eq!(left, Ok(vec![]), "it waits for itself");
+        }
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub(crate) fn failed(error: RedisError) -> Error {
 pub(crate) fn unreachable(error: RedisError) -> Error {
     let Some(code) = error.code() else { return failed(error).effect(Effect::NotApplied) };
     let (kind, advice) = match explain(&error) {
+        _ if error.to_string().contains("max number of clients") => (
+            ErrorKind::Unavailable,
+            "it has no room for another connection: raise maxclients, or find out who keeps them",
+        ),
         (ErrorKind::Protocol, _) => (ErrorKind::Unsupported, "it has to be Redis 7.0 or later"),
         known => known,
     };
@@ -58,7 +62,6 @@ fn is_refused_up_front(code: &str) -> bool {
             | "MISCONF"
             | "MOVED"
             | "NOAUTH"
-            | "NOPERM"
             | "NOREPLICAS"
             | "NOSCRIPT"
             | "OOM"
@@ -109,10 +112,16 @@ fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
         (Driver::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot), _) => {
             (ErrorKind::Misconfigured, "this is a node of a cluster, and was addressed as a single server")
         }
-        _ if error.to_string().contains("executing the script can't") => (
-            ErrorKind::Denied,
-            "the account lacks a right: the page about Redis lists those that it needs (ACL LOG)",
-        ),
+        // In the words of 7.0, and of later ones.
+        _ if ["executing the script can't", "ACL failure in script"]
+            .iter()
+            .any(|it| error.to_string().contains(it)) =>
+        {
+            (
+                ErrorKind::Denied,
+                "the account lacks a right: the page about Redis lists those that it needs (ACL LOG)",
+            )
+        }
         (Driver::Server(_) | Driver::Extension | Driver::UnexpectedReturnType, _) => {
             (ErrorKind::Protocol, "is this Redis 7.0 or later?")
         }
@@ -131,6 +140,17 @@ fn is_passing(error: &RedisError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_right_that_a_script_lacks_is_told_in_the_words_of_each_version() {
+        for words in [
+            "The user executing the script can't run this command or subcommand script: on @user_script:5.",
+            "ACL failure in script: User locks has no permissions to run the 'publish' command",
+        ] {
+            let error = failed(RedisError::from((redis::ErrorKind::Extension, "ERR", words.to_owned())));
+            assert_eq!((error.kind(), error.took_effect()), (&ErrorKind::Denied, Effect::Unknown), "{error}");
+        }
+    }
 
     #[test]
     fn what_never_left_had_no_effect() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::Shared;
-use lock_core::{BootTime, Clock, EventSink, Result, SystemClock};
+use lock_core::{BootTime, Clock, Error, EventSink, Result, SystemClock};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionInfo, PushInfo, PushKind, RedisError, ServerErrorKind, Value};
 
@@ -40,8 +41,13 @@ struct Lines {
 /// it is given up, for a connection may take longer than any one call.
 struct Line {
     dialed: Shared<Pin<Box<dyn Future<Output = Result<Dialed>> + Send>>>,
+    /// Somebody has begun to dial.
+    begun: AtomicBool,
     retired: AtomicBool,
-    /// Since when a call has been without an answer that was given up; 0 after any answer. In nanoseconds of the boot clock.
+    /// When the latest call was sent that was answered. Answers come in order: whatever was sent before was answered, too, though
+    /// nobody may have been there to see it. In nanoseconds of the boot clock, as is the other.
+    answered_up_to: AtomicU64,
+    /// When the first call was sent since then that was given up.
     silent_since: AtomicU64,
 }
 
@@ -117,17 +123,25 @@ impl Link {
     }
 
     async fn connected(&self) -> Result<(Arc<Line>, MultiplexedConnection)> {
-        let line = self.lines.current();
-        let dialed = match line.dialed.peek() {
-            Some(dialed) => dialed.clone(),
-            None => line.dialed.clone().await,
-        };
-        match dialed {
-            Ok(dialed) => Ok((line, dialed.connection)),
-            Err(error) => {
-                // Nothing was sent on it, so nobody can have missed anything by it: the next call tries anew.
-                self.lines.replace(&line);
-                Err(error)
+        loop {
+            let line = self.lines.current();
+            let (dialed, was_begun) = match line.dialed.peek() {
+                Some(dialed) => (dialed.clone(), true),
+                None => {
+                    let was_begun = line.begun.swap(true, Ordering::SeqCst);
+                    (line.dialed.clone().await, was_begun)
+                }
+            };
+            match dialed {
+                Ok(dialed) => return Ok((line, dialed.connection)),
+                Err(error) => {
+                    // Nothing was sent on it, so nobody can have missed anything by it: the next call tries anew. So does this
+                    // one, if another had begun: that may be long ago, and nobody have looked at it since.
+                    self.lines.replace(&line);
+                    if !was_begun {
+                        return Err(error);
+                    }
+                }
             }
         }
     }
@@ -177,10 +191,18 @@ impl Line {
                     lines.ears.hear(&push);
                 }
             };
-            let dialing: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(dialer.dial(hear));
+            // All share it, so that all would share a panic: of the runtime, if that ends meanwhile.
+            let dialing = AssertUnwindSafe(dialer.dial(hear)).catch_unwind().map(|dialed| {
+                dialed.unwrap_or_else(|_| {
+                    Err(Error::unavailable("the connection was being made when its runtime ended"))
+                })
+            });
+            let dialing: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(dialing);
             Line {
                 dialed: dialing.shared(),
+                begun: AtomicBool::new(false),
                 retired: AtomicBool::new(false),
+                answered_up_to: AtomicU64::new(0),
                 silent_since: AtomicU64::new(0),
             }
         })
@@ -191,18 +213,18 @@ impl Line {
         self.dialed.peek().and_then(|dialed| Some(dialed.as_ref().ok()?.patience)).unwrap_or_default()
     }
 
-    fn answered(&self) {
-        if self.silent_since.load(Ordering::Relaxed) != 0 {
-            self.silent_since.store(0, Ordering::Relaxed);
+    /// Whether nobody may be there any more, now that a call is given up that was sent at this instant. One that was hardly
+    /// waited for says nothing.
+    fn is_suspect(&self, sent: u64, now: u64) -> bool {
+        let patience = u64::try_from(self.patience().as_nanos()).unwrap_or(u64::MAX);
+        let answered = self.answered_up_to.load(Ordering::Relaxed);
+        if sent <= answered || now.saturating_sub(sent) < patience / 4 {
+            return false;
         }
-    }
-
-    /// A call was given up that was sent at this instant. Returns since when nothing was answered.
-    fn given_up(&self, sent: u64) -> u64 {
-        match self.silent_since.compare_exchange(0, sent, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => sent,
-            Err(before) => before.min(sent),
-        }
+        let before = self.silent_since.load(Ordering::Relaxed);
+        let since = if before > answered { before.min(sent) } else { sent };
+        self.silent_since.store(since, Ordering::Relaxed);
+        now.saturating_sub(since) >= patience
     }
 }
 
@@ -225,19 +247,15 @@ impl<'a> Unanswered<'a> {
         if answer.as_ref().is_err_and(RedisError::is_unrecoverable_error) {
             self.link.lines.retire(self.line);
         } else {
-            self.line.answered();
+            self.line.answered_up_to.fetch_max(self.sent.as_nanos(), Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        if !self.answered {
-            let silent_since = self.line.given_up(self.sent.as_nanos());
-            let now = self.link.clock.boot().as_nanos();
-            if Duration::from_nanos(now.saturating_sub(silent_since)) >= self.line.patience() {
-                self.link.lines.retire(self.line);
-            }
+        if !self.answered && self.line.is_suspect(self.sent.as_nanos(), self.link.clock.boot().as_nanos()) {
+            self.link.lines.retire(self.line);
         }
     }
 }

@@ -12,6 +12,7 @@ pub(crate) async fn probe(link: &Link) -> Result<Vec<Finding>> {
         policy: setting(link, "maxmemory-policy").await?,
         append_only: setting(link, "appendonly").await?,
         append_fsync: setting(link, "appendfsync").await?,
+        fsync_pauses: setting(link, "no-appendfsync-on-rewrite").await?,
         required_replicas: setting(link, "min-replicas-to-write").await?,
         replication: info(link, "replication").await?,
     };
@@ -28,6 +29,7 @@ struct Facts {
     policy: Option<String>,
     append_only: Option<String>,
     append_fsync: Option<String>,
+    fsync_pauses: Option<String>,
     required_replicas: Option<String>,
     replication: Option<String>,
 }
@@ -52,6 +54,12 @@ fn persistence(facts: &Facts) -> Option<Finding> {
     const ASSERT: &str =
         "that the append-only file is on, and what appendfsync is: without it a restart forgets every lock";
     match (facts.append_only.as_deref(), facts.append_fsync.as_deref()) {
+        (Some("yes"), Some("always")) if facts.fsync_pauses.as_deref() == Some("yes") => Some(found(
+            "no-appendfsync-on-rewrite",
+            "while the append-only file is rewritten nothing waits for the disk, and a power loss forgets what was acknowledged \
+             meanwhile: set it to no"
+                .to_owned(),
+        )),
         (Some("yes"), Some("always")) => None,
         (Some("yes"), Some(policy)) => Some(found(
             "appendfsync",

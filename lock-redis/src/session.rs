@@ -126,9 +126,12 @@ impl Session for RedisSession {
                     self.known().gone(&claim.key, claim.ticket);
                 }
             }
-            Ok(Claimed::Queued { .. }) => {}
             // The script answered, and kept nothing of it.
-            Ok(_) | Err(_) => self.known().gone(&claim.key, claim.ticket),
+            Ok(Claimed::Busy(_)) => self.known().gone(&claim.key, claim.ticket),
+            Err(error) if error.took_effect() == Effect::NotApplied => {
+                self.known().gone(&claim.key, claim.ticket);
+            }
+            Ok(_) | Err(_) => {}
         }
         claimed
     }

@@ -104,3 +104,93 @@ async fn a_waiter_whose_entry_is_missing_is_not_granted_beside_the_holder() {
         "two hold one mutex: {answer:?} beside {standing:?}"
     );
 }
+
+/// A part of the record that begins as this session's own, and is none.
+#[tokio::test]
+async fn a_damaged_part_of_a_record_harms_only_its_own_key() {
+    let server = Redis::start().await.unwrap();
+    let mut lost = Vec::new();
+    for damage in ["rubbish", "0 1 s 0 x ", "99999999999999999999 1 s 0 x "] {
+        let client = client(&server.url(), SECOND);
+        let one = client.mutex("a").unwrap().acquire().await.unwrap();
+        let other = client.mutex("b").unwrap().acquire().await.unwrap();
+        let record = text(&server, &["GET", "fencepost:{00}:l:a"]).await;
+        let (head, part) = record.split_once(';').unwrap();
+        let mut words = part.split(' ');
+        let (session, ticket) = (words.next().unwrap(), words.next().unwrap());
+        text(&server, &["SET", "fencepost:{00}:l:a", &format!("{head};{session} {ticket} {damage}")]).await;
+        sleep(2 * SECOND).await;
+        if !other.state().is_held() {
+            lost.push(format!("{damage:?}: {:?}", other.state()));
+        }
+        text(&server, &["DEL", "fencepost:{00}:l:a"]).await;
+        drop((one, other));
+        client.shutdown(SECOND).await;
+    }
+    assert!(lost.is_empty(), "the hold of another key: {lost:?}");
+}
+
+/// Only the head of a record is looked at for damage.
+#[tokio::test]
+async fn a_record_whose_holder_cannot_be_read_is_not_idle() {
+    let server = Redis::start().await.unwrap();
+    let backend = backend(&server.url());
+    let (holder, other) = (session(&backend, 60 * SECOND).await, session(&backend, 60 * SECOND).await);
+    holder.claim(&mutex("k", 1)).await.unwrap();
+    let record = text(&server, &["GET", "fencepost:{00}:l:k"]).await;
+    text(&server, &["SET", "fencepost:{00}:l:k", &record[..record.len() - 3]]).await;
+    let answer = other.claim(&mutex("k", 1)).await;
+    assert!(answer.is_err(), "{answer:?} beside the holder of {record:?}, of which three bytes are missing");
+}
+
+/// The record alone says that it holds no more; what is damaged is the queue.
+#[tokio::test]
+async fn a_damaged_queue_does_not_hide_for_ever_that_a_hold_was_lost() {
+    let server = Redis::start().await.unwrap();
+    let backend = backend(&server.url());
+    let next = session(&backend, 60 * SECOND).await;
+    let client = client(&server.url(), SECOND);
+    let held = client.mutex("k").unwrap().acquire().await.unwrap();
+    text(&server, &["SET", "fencepost:{00}:q:k", "rubbish"]).await;
+    // As after a failover that lost the grant: another one holds, and somebody waits.
+    let (token, id) = (held.token().get(), next.id());
+    let record = format!("{token} 1 1;{id} 1 {token} 1 s 0 x ");
+    text(&server, &["SET", "fencepost:{00}:l:k", &record]).await;
+    sleep(3 * SECOND).await;
+    assert!(
+        matches!(held.state(), lock_core::HoldState::Ended(_)),
+        "three TTLs beside its successor: {:?}",
+        held.state()
+    );
+}
+
+/// It is everybody's, and what it says is only about keys that nobody knows any more.
+#[tokio::test]
+async fn a_damaged_clock_ends_nobodys_hold() {
+    let server = Redis::start().await.unwrap();
+    let client = client(&server.url(), SECOND);
+    let held = client.mutex("a").unwrap().acquire().await.unwrap();
+    text(&server, &["SET", "fencepost:{00}:clock", "rubbish"]).await;
+    sleep(2 * SECOND).await;
+    assert!(held.state().is_held(), "{:?}", held.state());
+}
+
+/// An answer that no script gives says nothing of what is in the store.
+#[tokio::test]
+async fn a_claim_whose_answer_cannot_be_read_is_not_forgotten() {
+    let server = Redis::start().await.unwrap();
+    let backend = backend(&server.url());
+    let (holder, waiter) = (session(&backend, 60 * SECOND).await, session(&backend, 60 * SECOND).await);
+    holder.claim(&mutex("k", 1)).await.unwrap();
+    waiter.claim(&mutex("k", 1).waiting(true)).await.unwrap();
+    let record = text(&server, &["GET", "fencepost:{00}:l:k"]).await;
+    let token = record.split(' ').next().unwrap();
+    let damaged = record.replace(&format!(" 1 {token} 1 s"), " 1 0 1 s");
+    assert_ne!(damaged, record);
+    text(&server, &["SET", "fencepost:{00}:l:k", &damaged]).await;
+    let error = holder.claim(&mutex("k", 1)).await.unwrap_err();
+    assert_eq!(error.took_effect(), Effect::Unknown, "{error}");
+    holder.close().await.unwrap();
+    let record = text(&server, &["GET", "fencepost:{00}:l:k"]).await;
+    assert!(record.contains(&waiter.id().to_string()), "not handed over: {record}");
+}

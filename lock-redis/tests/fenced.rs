@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use lock_conformance::servers::{Redis, Reply};
 use lock_core::{Fence, FencingToken, LockClient, Mode};
 use lock_redis::redis::aio::MultiplexedConnection;
 use lock_redis::{FENCED_WRITE, FencedWrites, RedisOptions, Refused, redis};
+
+use crate::common::text;
 
 async fn connection(server: &Redis) -> MultiplexedConnection {
     redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
@@ -103,4 +107,40 @@ async fn the_script_alone_is_enough() {
     assert_eq!(call(largest.clone()).await, Reply::List(vec![Reply::Number(1), Reply::Text("OK".into())]));
     let before = (FencingToken::MAX.get() - 1).to_string();
     assert_eq!(call(before).await, Reply::List(vec![Reply::Number(0), Reply::Text(largest)]));
+}
+
+/// Whatever was marked before, and whoever fails.
+#[tokio::test]
+async fn marks_are_what_they_were_after_a_command_that_failed() {
+    let server = Redis::start().await.unwrap();
+    text(&server, &["SET", "text", "words"]).await;
+    let marks: [&[&str]; 5] = [
+        &[],
+        &["highest", "5"],
+        &["exclusive", "5"],
+        &["highest", "5", "exclusive", "5"],
+        &["highest", "7", "exclusive", "5", "other", "1"],
+    ];
+    for before in marks {
+        for kind in ["exclusive", "shared"] {
+            for token in ["5", "6", "7", "8", "9007199254740991"] {
+                text(&server, &["DEL", "f"]).await;
+                if !before.is_empty() {
+                    text(&server, &[&["HSET", "f"], before].concat()).await;
+                }
+                let sorted = async || {
+                    let mut all = text(&server, &["HGETALL", "f"])
+                        .await
+                        .split("Text")
+                        .map(|part| part.trim_matches(['(', ')', ']', '[', ',', ' ']).to_owned())
+                        .collect::<Vec<_>>();
+                    all.sort();
+                    all
+                };
+                let was = sorted().await;
+                text(&server, &["EVAL", FENCED_WRITE, "2", "f", "text", kind, token, "INCR", "text"]).await;
+                assert_eq!(sorted().await, was, "{before:?} {kind} {token}");
+            }
+        }
+    }
 }

@@ -65,3 +65,15 @@ async fn what_may_not_be_read_is_unknown_and_says_what_to_assert() {
         assert!(finding.message.contains("has to assert that"), "{finding}");
     }
 }
+
+/// While the file is rewritten, "always" is not always.
+#[tokio::test]
+async fn the_probe_knows_that_a_rewrite_may_suspend_the_synchronizing() {
+    let server = RedisSetup::new()
+        .persistent()
+        .arguments(["--no-appendfsync-on-rewrite", "yes"])
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(names(&findings(&server.url()).await, Severity::Unsafe), ["no-appendfsync-on-rewrite"]);
+}

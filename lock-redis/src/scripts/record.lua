@@ -31,13 +31,16 @@ local function alive(session)
 end
 
 local function see_clock()
-  local seen = tonumber(redis.call('GET', prefix .. 'clock') or 0)
+  -- It is everybody's: what something else has written there ends nobody's hold, and is written over.
+  local seen = tonumber(redis.pcall('GET', prefix .. 'clock')) or 0
   if now() > seen then
     redis.call('SET', prefix .. 'clock', digits(now()))
     return now()
   end
   return seen
 end
+
+local function damaged() error({ err = 'DAMAGED the record of a lock is not what this library writes' }) end
 
 local function read(name)
   local record = {
@@ -50,7 +53,7 @@ local function read(name)
   local fence, rest = string.match(text, '^(%d+)(.*)$')
   local capacity, sequence, holders = string.match(rest or '', '^ (%d+) (%d+)(.*)$')
   if not fence or (rest ~= '' and not capacity) then
-    error({ err = 'DAMAGED the record of a lock is not what this library writes' })
+    damaged()
   end
   record.fence = tonumber(fence)
   if capacity then
@@ -62,6 +65,8 @@ local function read(name)
         till = tonumber(till), rest = rest,
       }
     end
+    local _, parts = string.gsub(holders, ';', '')
+    if parts ~= #record.holders then damaged() end
   end
   return record
 end

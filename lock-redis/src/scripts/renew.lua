@@ -37,11 +37,15 @@ local function judge(place, ticket, name)
   local mine = ';' .. session .. ' ' .. ticket .. ' '
   local _, till = string.find(text, mine, 1, true)
   if till then
-    local token, kind = string.match(text, '^(%d+) %d+ (%a)', till + 1)
+    local token, kind = string.match(text, '^(%d+) %d+ (%a) ', till + 1)
+    if not token then damaged() end
     return kind == 'r' and '' or token
   end
-  local key, id = look(name), session .. ' ' .. ticket
-  if not key.first or not redis.call('ZSCORE', key.record.queue, id) then return '' end
+  -- It holds nothing, and in a queue that cannot be read it does not wait either.
+  read(name)
+  local sound, key = pcall(look, name)
+  local id = session .. ' ' .. ticket
+  if not sound or not key.first or not redis.call('ZSCORE', key.record.queue, id) then return '' end
   if key.soonest == 0 or key.first == id then return 'w' .. digits(key.soonest) end
   return 'w'
 end
