@@ -20,6 +20,7 @@ mod island;
 mod ports;
 mod process;
 mod redis;
+mod redis_cluster;
 mod resp;
 mod wall_clock;
 
@@ -27,5 +28,6 @@ pub use self::island::Island;
 pub use self::ports::{Port, free_port};
 pub use self::process::{Program, Server};
 pub use self::redis::{Redis, RedisSetup};
+pub use self::redis_cluster::RedisCluster;
 pub use self::resp::Reply;
 pub use self::wall_clock::WallClock;
