@@ -21,4 +21,4 @@ if record.sequence > 0 then
     see(string.match(id, '^(%x+)'))
   end
 end
-return { digits(now()), redis.call('GET', record.key), queue, sessions }
+return { digits(now()), record.text or false, queue, sessions }

@@ -4,6 +4,6 @@
 -- the copy that was answered: so each gives it the whole TTL. Its value is '-' (no claim was withdrawn) and whose it is.
 --
 -- KEYS: session. ARGV: TTL (ms), whose it is.
-see_clock()
+mark(latest())
 if not redis.call('SET', KEYS[1], '-' .. ARGV[2], 'NX', 'PX', ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return 1

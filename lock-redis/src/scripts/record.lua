@@ -30,15 +30,11 @@ local function alive(session)
   return lives[session]
 end
 
-local function see_clock()
-  -- It is everybody's: what something else has written there ends nobody's hold, and is written over.
-  local seen = tonumber(redis.pcall('GET', prefix .. 'clock')) or 0
-  if now() > seen then
-    redis.call('SET', prefix .. 'clock', digits(now()))
-    return now()
-  end
-  return seen
-end
+-- The highest instant that was ever seen. The mark is everybody's: what something else has written there ends nobody's hold,
+-- and is written over.
+local function latest() return math.max(tonumber(redis.pcall('GET', prefix .. 'clock')) or 0, now()) end
+
+local function mark(instant) redis.call('SET', prefix .. 'clock', digits(instant)) end
 
 local function damaged() error({ err = 'DAMAGED the record of a lock is not what this library writes' }) end
 
@@ -49,7 +45,7 @@ local function read(name)
   }
   local text = redis.call('GET', record.key)
   if not text then return record end
-  record.known = true
+  record.known, record.text = true, text
   local fence, rest = string.match(text, '^(%d+)(.*)$')
   local capacity, sequence, holders = string.match(rest or '', '^ (%d+) (%d+)(.*)$')
   if not fence or (rest ~= '' and not capacity) then
@@ -136,8 +132,8 @@ end
 local function next_token(record)
   local token = record.fence + 1
   if not record.known then
-    token = math.max(see_clock() + 1, token)
-    redis.call('SET', prefix .. 'clock', digits(token))
+    token = math.max(latest() + 1, token)
+    mark(token)
   end
   if token <= LARGEST then return token end
 end

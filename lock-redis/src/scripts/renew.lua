@@ -8,7 +8,7 @@
 -- record is to be kept for longer (1) or was not long ago (0).
 if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return false end
 local session = string.match(KEYS[1], '(%x+)$')
-see_clock()
+mark(latest())
 if redis.call('GETRANGE', KEYS[1], 0, 0) ~= '-' then
   redis.call('PEXPIRE', prefix .. 't:' .. session, ARGV[1] + 1000)
 end
@@ -22,13 +22,18 @@ local standings = {}
 -- Many claims of one session may wait for one key: what does not depend on the claim is looked up once.
 local waited = {}
 local function look(name)
-  if not waited[name] then
-    local record = read(name)
-    waited[name] = { record = record, first = head(record), soonest = next_end(record) or 0 }
-    redis.call('PEXPIREAT', record.queue, ends, 'GT')
-    redis.call('PEXPIREAT', record.waiters, ends, 'GT')
-  end
-  return waited[name]
+  local key = waited[name]
+  if key then return key end
+  key = { record = read(name) }
+  -- In a queue that cannot be read nobody waits.
+  pcall(function()
+    key.first = head(key.record)
+    key.soonest = next_end(key.record) or 0
+    redis.call('PEXPIREAT', key.record.queue, ends, 'GT')
+    redis.call('PEXPIREAT', key.record.waiters, ends, 'GT')
+  end)
+  waited[name] = key
+  return key
 end
 
 local function judge(place, ticket, name)
@@ -41,11 +46,8 @@ local function judge(place, ticket, name)
     if not token then damaged() end
     return kind == 'r' and '' or token
   end
-  -- It holds nothing, and in a queue that cannot be read it does not wait either.
-  read(name)
-  local sound, key = pcall(look, name)
-  local id = session .. ' ' .. ticket
-  if not sound or not key.first or not redis.call('ZSCORE', key.record.queue, id) then return '' end
+  local key, id = look(name), session .. ' ' .. ticket
+  if not key.first or not redis.call('ZSCORE', key.record.queue, id) then return '' end
   if key.soonest == 0 or key.first == id then return 'w' .. digits(key.soonest) end
   return 'w'
 end
