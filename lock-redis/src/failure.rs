@@ -77,7 +77,7 @@ fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
         (Driver::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
             (ErrorKind::Denied, "check user and password (ACL GETUSER)")
         }
-        (Driver::Server(ServerErrorKind::NoPerm), _) => (
+        _ if lacks_a_right(error) => (
             ErrorKind::Denied,
             "the account lacks a right: the page about Redis lists those that it needs (ACL LOG)",
         ),
@@ -112,16 +112,6 @@ fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
         (Driver::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot), _) => {
             (ErrorKind::Misconfigured, "this is a node of a cluster, and was addressed as a single server")
         }
-        // In the words of 7.0, and of later ones.
-        _ if ["executing the script can't", "ACL failure in script"]
-            .iter()
-            .any(|it| error.to_string().contains(it)) =>
-        {
-            (
-                ErrorKind::Denied,
-                "the account lacks a right: the page about Redis lists those that it needs (ACL LOG)",
-            )
-        }
         (Driver::Server(_) | Driver::Extension | Driver::UnexpectedReturnType, _) => {
             (ErrorKind::Protocol, "is this Redis 7.0 or later?")
         }
@@ -130,6 +120,12 @@ fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
             "is it up, can it be reached from here, and has it room for another connection (maxclients)?",
         ),
     }
+}
+
+/// Of a command, or in the middle of a script: in the words of 7.0, and of later ones.
+fn lacks_a_right(error: &RedisError) -> bool {
+    let says = |words| error.to_string().contains(words);
+    error.code() == Some("NOPERM") || says("executing the script can't") || says("ACL failure in script")
 }
 
 /// Refusals that are over by themselves.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use lock_core::table::Outcome;
 use lock_core::{
-    Busy, Claimed, Effect, Error, ErrorKind, FencingToken, HolderInfo, Proof, Reason, Released, Result,
-    Standing,
+    Busy, Claimed, Effect, Error, ErrorKind, FencingToken, HolderInfo, Proof, Released, Result, Standing,
 };
 use redis::Value;
 
@@ -25,22 +25,20 @@ pub(crate) fn claimed(answer: &Value, foreseen: Option<u64>) -> Result<Claimed> 
         "granted" => granted(number(1).ok_or_else(wrong)?),
         "queued" => Ok(Claimed::Queued { recheck_in: number(1).map(recheck), busy: busy(words.get(2..)) }),
         "busy" => Ok(Claimed::Busy(busy(words.get(2..)))),
-        "ended" => Err(Error::session_lost(Reason::SessionEnded)),
-        "withdrawn" => Err(Error::new(ErrorKind::Withdrawn, "the claim was released before it arrived")),
-        "exhausted" => Err(Error::new(
-            ErrorKind::FenceExhausted,
-            "the key's next token would be above 2^53 - 1: use another key",
-        )),
+        "ended" => Err(refused(Outcome::SessionEnded)),
+        "withdrawn" => Err(refused(Outcome::Withdrawn)),
+        "exhausted" => Err(refused(Outcome::FenceExhausted)),
         "capacity" => {
             let in_force = number(1).and_then(|number| u32::try_from(number).ok()).ok_or_else(wrong)?;
-            Err(Error::new(
-                ErrorKind::CapacityMismatch { in_force },
-                "mutexes, readers-writer locks and semaphores of different sizes cannot share a key; an idle key adopts \
-                 another capacity",
-            ))
+            Err(refused(Outcome::CapacityMismatch { in_force }))
         }
         _ => Err(wrong()),
     }
+}
+
+/// In the words of the lock table: each of these outcomes stands for an error.
+fn refused(outcome: Outcome) -> Error {
+    outcome.into_error().unwrap_or_else(|outcome| Error::new(ErrorKind::Protocol, format!("{outcome:?}")))
 }
 
 /// The answer to a release.
