@@ -94,20 +94,14 @@ impl Link {
     pub(crate) async fn listen(&self, channel: String, sink: EventSink) -> Result<Ear> {
         let ear = self.lines.ears.listen(channel.clone(), sink);
         let (line, mut connection) = self.connected().await?;
-        let unanswered = Unanswered::new(self, &line);
-        let subscribed = connection.subscribe(channel).await;
-        unanswered.answered(&subscribed);
-        subscribed.map_err(failed)?;
+        self.answer(&line, connection.subscribe(channel)).await.map_err(failed)?;
         Ok(ear)
     }
 
     /// Tells the server that nobody listens on a channel any more. A connection that is made anew does not know it.
     pub(crate) async fn leave(&self, channel: &str) -> Result<()> {
         let (line, mut connection) = self.connected().await?;
-        let unanswered = Unanswered::new(self, &line);
-        let left = connection.unsubscribe(channel).await;
-        unanswered.answered(&left);
-        left.map_err(failed)
+        self.answer(&line, connection.unsubscribe(channel)).await.map_err(failed)
     }
 
     async fn send(
@@ -116,8 +110,17 @@ impl Link {
         connection: &mut MultiplexedConnection,
         command: &Cmd,
     ) -> Result<Value, RedisError> {
+        self.answer(line, connection.send_packed_command(command)).await.and_then(Value::extract_error)
+    }
+
+    /// Awaits the answer to a call, and draws the conclusions about its line: from an error, or from silence.
+    async fn answer<T>(
+        &self,
+        line: &Arc<Line>,
+        call: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
         let unanswered = Unanswered::new(self, line);
-        let answer = connection.send_packed_command(command).await.and_then(Value::extract_error);
+        let answer = call.await;
         unanswered.answered(&answer);
         answer
     }
