@@ -1,5 +1,7 @@
 //! The probe: settings of the server under which a lock can be lost.
 
+use std::collections::HashMap;
+
 use lock_core::{Error, ErrorKind, Finding, Result, Severity};
 use redis::{Cmd, Value};
 
@@ -8,12 +10,14 @@ use crate::reply;
 
 /// What the server says of itself. Managed ones refuse CONFIG and parts of INFO: then somebody has to assert it.
 pub(crate) async fn probe(link: &Link) -> Result<Vec<Finding>> {
+    let mut settings = settings(link).await?;
+    let mut setting = |name: &str| settings.remove(name);
     let facts = Facts {
-        policy: setting(link, "maxmemory-policy").await?,
-        append_only: setting(link, "appendonly").await?,
-        append_fsync: setting(link, "appendfsync").await?,
-        fsync_pauses: setting(link, "no-appendfsync-on-rewrite").await?,
-        required_replicas: setting(link, "min-replicas-to-write").await?,
+        policy: setting("maxmemory-policy"),
+        append_only: setting("appendonly"),
+        append_fsync: setting("appendfsync"),
+        fsync_pauses: setting("no-appendfsync-on-rewrite"),
+        required_replicas: setting("min-replicas-to-write"),
         replication: info(link, "replication").await?,
     };
     let mut findings = Vec::new();
@@ -121,14 +125,22 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
 }
 
-async fn setting(link: &Link, name: &str) -> Result<Option<String>> {
+/// Those that may be read, by one question: every client that connects asks it.
+async fn settings(link: &Link) -> Result<HashMap<String, String>> {
+    const NAMES: [&str; 5] = [
+        "maxmemory-policy",
+        "appendonly",
+        "appendfsync",
+        "no-appendfsync-on-rewrite",
+        "min-replicas-to-write",
+    ];
     let mut command = Cmd::new();
-    command.arg("CONFIG").arg("GET").arg(name);
-    Ok(match unless_refused(link.call(&command).await)? {
-        Some(Value::Map(pairs)) => pairs.first().and_then(|(_, value)| reply::text(value)).map(str::to_owned),
-        Some(Value::Array(words)) => words.get(1).and_then(reply::text).map(str::to_owned),
-        _ => None,
-    })
+    command.arg("CONFIG").arg("GET").arg(&NAMES[..]);
+    let Some(Value::Map(pairs)) = unless_refused(link.call(&command).await)? else {
+        return Ok(HashMap::new());
+    };
+    let texts = pairs.iter().filter_map(|(name, value)| reply::text(name).zip(reply::text(value)));
+    Ok(texts.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
 async fn info(link: &Link, section: &str) -> Result<Option<String>> {
