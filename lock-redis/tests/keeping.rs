@@ -2,19 +2,16 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod common;
+
 use std::time::Duration;
 
 use lock_conformance::servers::{Redis, RedisSetup, Reply, WallClock};
-use lock_core::{
-    AcquireOptions, Claim, Claimed, Clock, Domain, End, EventSink, HolderInfo, LockClient, LockKey, Mode,
-    Permit, SessionId, SessionOptions, SystemClock, Ticket, Wait,
-};
+use lock_core::{AcquireOptions, Claimed, Clock, End, LockClient, SessionId, SystemClock, Wait};
 use lock_redis::{RedisOptions, redis};
 use tokio::task::JoinSet;
 
-const SECOND: Duration = Duration::from_secs(1);
+use crate::common::{SECOND, calls, mutex, session, session_of};
 
 fn client(server: &Redis, ttl: Duration, idle_after: Duration) -> LockClient {
     let driver = redis::Client::open(server.url()).unwrap();
@@ -73,12 +70,8 @@ async fn what_the_dead_had_goes_as_well() {
     let backend = lock_redis::backend(&driver, options).unwrap();
     let mut answers = Vec::new();
     for _ in 0..2 {
-        let id = SessionId::random().unwrap();
-        let options = SessionOptions::new(id, Domain(0), Duration::from_millis(200), HolderInfo::new(1));
-        let session = backend.open(&options, EventSink::new(|_| {})).await.unwrap().session;
-        let claim =
-            Claim::new(LockKey::new("k").unwrap(), Ticket(1), Mode::Exclusive, Permit::MUTEX).waiting(true);
-        answers.push(session.claim(&claim).await.unwrap());
+        let session = session(&backend, Duration::from_millis(200)).await;
+        answers.push(session.claim(&mutex("k", 1).waiting(true)).await.unwrap());
     }
     assert!(matches!(answers[..], [Claimed::Granted { .. }, Claimed::Queued { .. }]), "{answers:?}");
     until(6 * SECOND, "nothing but the clock's mark", async || {
@@ -91,14 +84,11 @@ async fn what_the_dead_had_goes_as_well() {
 #[tokio::test]
 async fn a_session_that_is_opened_again_has_its_whole_time() {
     let server = Redis::start().await.unwrap();
-    let driver = redis::Client::open(server.url()).unwrap();
-    let backend = lock_redis::backend(&driver, RedisOptions::new()).unwrap();
-    let ttl = 10 * SECOND;
-    let options = SessionOptions::new(SessionId::random().unwrap(), Domain(0), ttl, HolderInfo::new(1));
-    let key = format!("fencepost:{{00}}:s:{}", options.id);
-    backend.open(&options, EventSink::new(|_| {})).await.unwrap();
+    let (backend, id) = (common::backend(&server.url()), SessionId::random().unwrap());
+    let key = format!("fencepost:{{00}}:s:{id}");
+    session_of(&backend, id, 10 * SECOND).await.unwrap();
     assert_eq!(server.command(["PEXPIRE", &key, "3000"]).await.unwrap(), Reply::Number(1));
-    backend.open(&options, EventSink::new(|_| {})).await.unwrap();
+    session_of(&backend, id, 10 * SECOND).await.unwrap();
     let Reply::Number(left) = server.command(["PTTL", &key]).await.unwrap() else { panic!() };
     assert!(left > 9_000, "{left} ms");
 }
@@ -132,13 +122,10 @@ async fn a_clock_that_was_ahead_brings_no_token_back() {
     let backend = lock_redis::backend(&driver, options).unwrap();
     // Without an engine: it would renew, and so show the server's clock to the mark once more.
     let token = async || {
-        let id = SessionId::random().unwrap();
-        let options = SessionOptions::new(id, Domain(0), Duration::from_millis(100), HolderInfo::new(1));
-        let session = backend.open(&options, EventSink::new(|_| {})).await.unwrap().session;
-        let claim = Claim::new(LockKey::new("k").unwrap(), Ticket(1), Mode::Exclusive, Permit::MUTEX);
-        let Claimed::Granted { token, .. } = session.claim(&claim).await.unwrap() else { panic!() };
+        let session = session(&backend, Duration::from_millis(100)).await;
+        let claimed = session.claim(&mutex("k", 1)).await.unwrap();
         session.close().await.unwrap();
-        token
+        common::token(&claimed)
     };
     wall.step(HOUR).unwrap();
     let ahead = token().await;
@@ -172,7 +159,7 @@ async fn one_round_trip_to_acquire_and_one_to_release() {
     let server = Redis::start().await.unwrap();
     let client = client(&server, 10 * SECOND, SECOND);
     client.open().await.unwrap();
-    let scripts = async || calls(&server).await.get("evalsha").copied().unwrap_or_default();
+    let scripts = async || calls(&server, "evalsha").await;
     for _ in 0..2 {
         let before = scripts().await;
         let guard = client.mutex("k").unwrap().acquire().await.unwrap();
@@ -180,8 +167,7 @@ async fn one_round_trip_to_acquire_and_one_to_release() {
         guard.release().await.unwrap();
         assert_eq!(scripts().await, before + 2);
     }
-    let rest = calls(&server).await;
-    assert_eq!((rest.get("eval"), rest.get("publish")), (None, None), "{rest:?}");
+    assert_eq!((calls(&server, "eval").await, calls(&server, "publish").await), (0, 0));
 }
 
 /// Twenty clients that wait two seconds for a holder: they ask once, and nobody is told anything meanwhile.
@@ -196,7 +182,6 @@ async fn whoever_waits_does_not_keep_the_server_busy() {
         client.open().await.unwrap();
     }
     let mut waiting = JoinSet::new();
-    let server = Arc::new(server);
     for client in &clients {
         let lock = client.mutex("k").unwrap();
         waiting.spawn(async move {
@@ -204,31 +189,22 @@ async fn whoever_waits_does_not_keep_the_server_busy() {
         });
     }
     until(SECOND, "twenty waiters", async || holder.inspect("k").await.unwrap().queue.len() == 20).await;
-    let enqueued = calls(&server).await;
-    let mut last = enqueued.clone();
+    let counts = async || {
+        [calls(&server, "evalsha").await, calls(&server, "eval").await, calls(&server, "publish").await]
+    };
+    let enqueued = counts().await;
+    let mut last = enqueued;
     let clock = SystemClock::new();
     let end = clock.boot() + Duration::from_millis(1_700);
     while clock.boot() < end {
-        last = calls(&server).await;
+        last = counts().await;
         clock.sleep(Duration::from_millis(50)).await;
     }
-    let during = |command: &str| last.get(command).unwrap_or(&0) - enqueued.get(command).unwrap_or(&0);
-    assert_eq!((during("evalsha"), during("eval"), during("publish")), (0, 0, 0), "while they wait");
+    assert_eq!(last, enqueued, "while they wait");
     while let Some(done) = waiting.join_next().await {
         assert!(done.unwrap().is_err(), "nobody gave it back");
     }
     // Each leaves the queue by one message; the next head is told, and asks once.
     until(SECOND, "an empty queue", async || holder.inspect("k").await.unwrap().queue.is_empty()).await;
     held.release().await.unwrap();
-}
-
-/// How often each command was called.
-async fn calls(server: &Redis) -> BTreeMap<String, u64> {
-    let Reply::Text(info) = server.command(["INFO", "commandstats"]).await.unwrap() else { panic!() };
-    info.lines()
-        .filter_map(|line| {
-            let (command, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-            Some((command.to_owned(), rest.split(',').next()?.parse().ok()?))
-        })
-        .collect()
 }

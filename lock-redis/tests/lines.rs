@@ -29,10 +29,18 @@ fn with_options(url: &str, options: RedisOptions) -> Arc<dyn Backend> {
     lock_redis::backend(&redis::Client::open(url).unwrap(), options).unwrap()
 }
 
-async fn open(backend: &Arc<dyn Backend>, sink: EventSink) -> Arc<dyn Session> {
+/// A session, and how often it was told that something may have been missed.
+async fn counting_gaps(backend: &Arc<dyn Backend>) -> (Arc<dyn Session>, Arc<AtomicUsize>) {
+    let gaps = Arc::new(AtomicUsize::new(0));
+    let count = gaps.clone();
+    let sink = EventSink::new(move |event| {
+        if matches!(event, Event::Gap) {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
     let options =
         SessionOptions::new(SessionId::random().unwrap(), Domain(0), 60 * SECOND, HolderInfo::new(1));
-    backend.open(&options, sink).await.unwrap().session
+    (backend.open(&options, sink).await.unwrap().session, gaps)
 }
 
 async fn connections(server: &Redis) -> u64 {
@@ -116,17 +124,7 @@ async fn calls_that_are_given_up_at_once_do_not_cost_a_healthy_connection() {
 async fn a_call_that_was_not_looked_at_for_long_does_not_cost_a_connection_that_answers_others() {
     let server = Redis::start().await.unwrap();
     let backend = backend(&server.url());
-    let gaps = Arc::new(AtomicUsize::new(0));
-    let count = gaps.clone();
-    let _session = open(
-        &backend,
-        EventSink::new(move |event| {
-            if matches!(event, Event::Gap) {
-                count.fetch_add(1, Ordering::SeqCst);
-            }
-        }),
-    )
-    .await;
+    let (_session, gaps) = counting_gaps(&backend).await;
     let (one, other) = (key("k"), key("l"));
     let mut neglected = Box::pin(backend.inspect(&one));
     assert!(neglected.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -168,17 +166,7 @@ async fn connections_that_do_not_come_about_are_no_gaps() {
     let server = Redis::start().await.unwrap();
     let proxy = Proxy::to(server.address()).await.unwrap();
     let backend = backend(&format!("redis://{}", proxy.address()));
-    let gaps = Arc::new(AtomicUsize::new(0));
-    let count = gaps.clone();
-    let _session = open(
-        &backend,
-        EventSink::new(move |event| {
-            if matches!(event, Event::Gap) {
-                count.fetch_add(1, Ordering::SeqCst);
-            }
-        }),
-    )
-    .await;
+    let (_session, gaps) = counting_gaps(&backend).await;
     // As a server that has no room for another client.
     let full = TcpListener::bind("127.0.0.1:0").await.unwrap();
     proxy.lead_to(full.local_addr().unwrap().to_string());

@@ -150,12 +150,7 @@ async fn forgotten_scripts_are_sent_again(scene: Scene) -> Verdict {
     remote.forget_scripts().await?;
     client.shutdown(SOON).await;
     remote.forget_scripts().await?;
-    scene
-        .granted(SOON, "a grant to a new client", &scene.client().await?, scene.key())
-        .await?
-        .release()
-        .await?;
-    Ok(())
+    a_new_client_is_served(&scene).await
 }
 
 /// With its data it serves them in their order; without, each gets the lock, or an error after which it may try again.
@@ -236,12 +231,12 @@ async fn no_room_for_another_connection(scene: Scene) -> Verdict {
     remote.mend().await?;
     scene.is_renewed(&guard).await?;
     expect_eq("the end", guard.release().await?, End::Released)?;
-    scene
-        .granted(SOON, "a grant to a new client", &scene.client().await?, scene.key())
-        .await?
-        .release()
-        .await?;
-    Ok(())
+    a_new_client_is_served(&scene).await
+}
+
+async fn a_new_client_is_served(scene: &Scene) -> Verdict {
+    let guard = scene.granted(SOON, "a grant to a new client", &scene.client().await?, scene.key()).await?;
+    expect_eq("the end", guard.release().await?, End::Released)
 }
 
 /// A renewal, a claim and an opening are under way while the server is stopped for longer than their leases.
