@@ -74,10 +74,7 @@ impl Backend for Timed {
 
     async fn open(&self, options: &SessionOptions, sink: EventSink) -> Result<Opened> {
         self.time.show()?;
-        // Redis lets a key live through its last millisecond, the table does not.
-        let mut options = options.clone();
-        options.ttl -= Duration::from_millis(1);
-        let opened = self.backend.open(&options, sink).await?;
+        let opened = self.backend.open(options, sink).await?;
         let session = TimedSession { session: opened.session, time: self.time.clone() };
         Ok(Opened::new(Arc::new(session), opened.ttl))
     }
