@@ -9,12 +9,20 @@ use lock_core::{
 };
 
 /// The schemes that this version knows, and the feature that brings each of them.
-const KNOWN: [(&str, &str); 4] =
-    [("memory", "memory"), ("file", "file"), ("redis", "redis"), ("redis+unix", "redis")];
+const KNOWN: [(&str, &str); 9] = [
+    ("memory", "memory"),
+    ("file", "file"),
+    ("redis", "redis"),
+    ("rediss", "redis"),
+    ("redis+unix", "redis"),
+    ("redis+sentinel", "redis"),
+    ("rediss+sentinel", "redis"),
+    ("redis+cluster", "redis"),
+    ("rediss+cluster", "redis"),
+];
 
 /// Those of stores that are planned: who asks for one has not mistyped it.
-const PLANNED: [&str; 7] =
-    ["rediss", "redis+sentinel", "redis+cluster", "etcd", "postgres", "postgresql", "zookeeper"];
+const PLANNED: [&str; 4] = ["etcd", "postgres", "postgresql", "zookeeper"];
 
 /// How long [`connect`] tries, unless `connect_timeout=` says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -111,8 +119,8 @@ impl Registry {
 
     async fn connect_to(&self, url: &mut StoreUrl, until: BootTime) -> Result<LockClient> {
         let connector = self.connector(url.scheme())?;
-        if let Some(path) = url.take("password_file") {
-            url.set_password(password_from(&path)?);
+        if let Some(password) = url.take_secret_file("password_file")? {
+            url.set_password(password);
         }
         let strict = url.take_flag("strict")?;
         // Taken before the connector sees the URL, for it may take all that is left.
@@ -197,11 +205,4 @@ async fn within<T>(clock: &dyn Clock, limit: Duration, work: impl Future<Output 
 
 fn misconfigured(message: String) -> Error {
     Error::new(ErrorKind::Misconfigured, message)
-}
-
-fn password_from(path: &str) -> Result<lock_core::Secret> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        misconfigured(format!("the password_file {path:?} cannot be read: {error}")).caused_by(error)
-    })?;
-    Ok(lock_core::Secret::from(text.trim_end_matches(['\r', '\n'])))
 }

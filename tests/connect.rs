@@ -51,8 +51,8 @@ async fn the_common_keys_do_what_they_say() {
 async fn what_is_wrong_with_a_url_is_named() {
     for (url, word) in [
         ("etcd://e1,e2", "the etcd: store is planned, and not in this version"),
-        ("redis+cluster://h", "the redis+cluster: store is planned, and not in this version"),
-        ("rediss://h", "the rediss: store is planned, and not in this version"),
+        ("postgres://h", "the postgres: store is planned, and not in this version"),
+        ("zookeeper://h", "the zookeeper: store is planned, and not in this version"),
         ("nats://h", "no store is called nats:"),
         ("memory:?tll=5s", "unknown query key \"tll\""),
         ("memory:?tll=5s", "it knows call_timeout, connect_timeout"),

@@ -5,18 +5,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    Backend, BackendInfo, Capabilities, EventSink, Failover, Fencing, FencingToken, Finding, Liveness,
-    LockKey, LockState, Opened, Page, Query, Result, SessionOptions,
+    Backend, BackendInfo, Capabilities, Domain, EventSink, Failover, Fencing, FencingToken, Finding,
+    Liveness, LockKey, LockState, Opened, Page, Query, Result, SessionOptions,
 };
-use redis::ConnectionInfo;
+use redis::Cmd;
 
 use crate::failure::unexpected;
 use crate::kept::Kept;
 use crate::known::Called;
-use crate::link::Link;
-use crate::names::Names;
-use crate::options::RedisOptions;
+use crate::names::Namespace;
 use crate::session::RedisSession;
+use crate::store::{Question, Store};
 use crate::{probe, reply, scripts, sight};
 
 /// How many claims one renewal verifies. A script keeps everybody else waiting, so it is to be short.
@@ -30,19 +29,21 @@ const NOBODYS_TTL: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(crate) struct RedisBackend {
-    link: Arc<Link>,
-    names: Names,
+    store: Arc<Store>,
+    namespace: Namespace,
     idle_after: Duration,
 }
 
 impl RedisBackend {
-    pub(crate) fn new(info: &ConnectionInfo, options: RedisOptions) -> Result<RedisBackend> {
-        let (names, idle_after) = (Names::new(&options.namespace)?, options.idle_after);
-        Ok(RedisBackend { link: Arc::new(Link::new(info, options)), names, idle_after })
+    pub(crate) fn new(store: Store, namespace: Namespace, idle_after: Duration) -> RedisBackend {
+        RedisBackend { store: Arc::new(store), namespace, idle_after }
     }
 
     pub(crate) async fn connect(&self) -> Result<()> {
-        self.link.connect().await.map_err(|error| error.at(self.link.endpoint()))
+        self.store.connect().await.map_err(|error| match error.endpoint() {
+            Some(_) => error,
+            None => error.at(self.store.endpoint()),
+        })
     }
 }
 
@@ -58,42 +59,45 @@ impl Backend for RedisBackend {
             .fixed_terms()
             .failover(Failover::MayLose)
             .verify_chunk(VERIFIED_AT_ONCE);
-        BackendInfo::new("redis", self.link.endpoint(), capabilities)
+        BackendInfo::new("redis", self.store.endpoint(), capabilities)
+    }
+
+    fn domain(&self, key: &LockKey) -> Domain {
+        self.store.domain(key)
     }
 
     async fn open(&self, options: &SessionOptions, sink: EventSink) -> Result<Opened> {
-        let ear = self.link.listen(self.names.events(options.id), sink).await?;
-        let kept = Kept::new(self.idle_after, options.ttl);
-        let session = RedisSession::open(&self.link, &self.names, kept, options, ear).await?;
+        let (names, kept) = (self.namespace.of(options.domain), Kept::new(self.idle_after, options.ttl));
+        let session = RedisSession::open(&self.store, names, kept, options, sink).await?;
         Ok(Opened::new(Arc::new(session), options.ttl))
     }
 
     async fn probe(&self) -> Result<Vec<Finding>> {
-        probe::probe(&self.link).await
+        probe::probe(&self.store).await
     }
 
     async fn inspect(&self, key: &LockKey) -> Result<LockState> {
-        sight::inspect(&self.link, &self.names, key).await
+        sight::inspect(&self.store, &self.namespace, key).await
     }
 
     async fn list(&self, query: &Query) -> Result<Page> {
-        sight::list(&self.link, &self.names, query).await
+        sight::list(&self.store, &self.namespace, query).await
     }
 
     async fn force_release(&self, key: &LockKey, only: Option<FencingToken>) -> Result<usize> {
-        let called = Called::new(&self.names, key);
+        let domain = self.store.domain(key);
+        let called = Called::new(&self.namespace.of(domain), key);
         let kept = Kept::new(self.idle_after, NOBODYS_TTL);
-        let answer = self
-            .link
-            .run(&scripts::FORCE_RELEASE, |command| {
-                command.arg(1).arg(&called.lock).arg(&called.name);
-                match only {
-                    Some(token) => command.arg(token.get()),
-                    None => command.arg(""),
-                };
-                command.arg(kept.whole);
-            })
-            .await?;
+        let arguments = |command: &mut Cmd| {
+            command.arg(1).arg(&called.lock).arg(&called.name);
+            match only {
+                Some(token) => command.arg(token.get()),
+                None => command.arg(""),
+            };
+            command.arg(kept.whole);
+        };
+        let question = Question::Script(&scripts::FORCE_RELEASE, &arguments);
+        let answer = self.store.ask(domain, None, question).await?;
         let ended = reply::number(&answer).and_then(|number| usize::try_from(number).ok());
         ended.ok_or_else(|| unexpected("a forced release", &answer))
     }

@@ -6,13 +6,28 @@ use async_trait::async_trait;
 use lock_core::{Backend, Connector, Error, ErrorKind, ExposeSecret, Operation, Result, StoreUrl};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 
+use crate::address::Address;
 use crate::backend::RedisBackend;
-use crate::options::RedisOptions;
+use crate::cluster::Cluster;
+use crate::dial::{Target, as_user};
+use crate::names::Namespace;
+use crate::options::{Credentials, RedisOptions};
+use crate::sentinel::Sentinels;
+use crate::store::Store;
 
 const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
 
-/// Answers for `redis://[user][:password@]host[:port][/db]` and `redis+unix:///path/to/socket`. Query keys: `namespace`,
-/// `idle_after`; for a socket also `db`.
+/// Answers for these URLs; with `rediss` in place of `redis`, through TLS:
+///
+/// - `redis://[user][:password@]host[:6379][/db]`: one server;
+/// - `redis+unix:///path/to/socket[?db=0]`: one server, through its socket;
+/// - `redis+sentinel://[user][:password@]host[:26379],…/name[?db=0]`: whichever server the sentinels call the primary of
+///   that name, with the user and the password of the server;
+/// - `redis+cluster://[user][:password@]host[:6379],…`: a cluster, of which some nodes are named.
+///
+/// Query keys: `namespace`, `idle_after`, `client_name`; for sentinels `sentinel_user`, `sentinel_password_file`; with TLS
+/// `ca_file`, `cert_file`, `key_file`.
 #[derive(Clone, Debug, Default)]
 pub struct RedisConnector {
     options: RedisOptions,
@@ -28,68 +43,175 @@ impl RedisConnector {
     pub fn with_options(options: RedisOptions) -> RedisConnector {
         RedisConnector { options }
     }
+
+    /// As [`connect`](Connector::connect), but connects at the first call.
+    ///
+    /// # Errors
+    /// [`Misconfigured`](ErrorKind::Misconfigured) for a URL that cannot be.
+    pub fn open(&self, url: &mut StoreUrl) -> Result<Arc<dyn Backend>> {
+        Ok(Arc::new(self.backend(url).map_err(|error| error.during(Operation::Connect))?))
+    }
+
+    fn backend(&self, url: &mut StoreUrl) -> Result<RedisBackend> {
+        let options = options(self.options.clone(), url)?;
+        let (namespace, idle_after) = (Namespace::new(&options.namespace)?, options.idle_after);
+        let store = match url.scheme() {
+            "redis+unix" => Store::one(Target::Server(Box::new(socket(url)?)), options),
+            "redis+sentinel" | "rediss+sentinel" => {
+                let target = Target::Primary(Arc::new(sentinels(url, &options)?));
+                Store::one(target, options)
+            }
+            "redis+cluster" | "rediss+cluster" => {
+                let (seeds, like) = cluster(url)?;
+                Store::Cluster(Box::new(Cluster::new(seeds, like, options)))
+            }
+            _ => Store::one(Target::Server(Box::new(server(url)?)), options),
+        };
+        // Whatever nobody knows is refused before anything is sent.
+        url.finish()?;
+        Ok(RedisBackend::new(store, namespace, idle_after))
+    }
 }
 
 #[async_trait]
 impl Connector for RedisConnector {
     fn schemes(&self) -> &[&'static str] {
-        &["redis", "redis+unix"]
+        &[
+            "redis",
+            "rediss",
+            "redis+unix",
+            "redis+sentinel",
+            "rediss+sentinel",
+            "redis+cluster",
+            "rediss+cluster",
+        ]
     }
 
     async fn connect(&self, url: &mut StoreUrl) -> Result<Arc<dyn Backend>> {
-        let mut options = self.options.clone();
-        if let Some(namespace) = url.take("namespace") {
-            options = options.namespace(namespace);
-        }
-        if let Some(time) = url.take_duration("idle_after")? {
-            options = options.idle_after(time);
-        }
-        let (address, database) = match url.scheme() {
-            "redis+unix" => socket(url)?,
-            _ => server(url)?,
-        };
-        let info = settings(address, database, url)?;
-        // Whatever nobody knows is refused before anything is sent.
-        url.finish()?;
-        let backend = RedisBackend::new(&info, options).map_err(|error| error.during(Operation::Connect))?;
+        let backend = self.backend(url).map_err(|error| error.during(Operation::Connect))?;
         backend.connect().await?;
         Ok(Arc::new(backend))
     }
 }
 
-fn server(url: &StoreUrl) -> Result<(ConnectionAddr, i64)> {
+fn options(mut options: RedisOptions, url: &mut StoreUrl) -> Result<RedisOptions> {
+    if let Some(namespace) = url.take("namespace") {
+        options = options.namespace(namespace);
+    }
+    if let Some(time) = url.take_duration("idle_after")? {
+        options = options.idle_after(time);
+    }
+    if let Some(name) = url.take("client_name") {
+        options = options.client_name(name);
+    }
+    if let Some(file) = url.take("ca_file") {
+        options = options.ca_file(file);
+    }
+    match (url.take("cert_file"), url.take("key_file")) {
+        (Some(certificate), Some(key)) => options = options.certificate(certificate, key),
+        (None, None) => {}
+        _ => {
+            return Err(wrong(
+                "cert_file and key_file belong together: the client's certificate and its private key",
+            ));
+        }
+    }
+    if !options.tls.is_empty() && !url.scheme().starts_with("rediss") {
+        return Err(wrong("files for TLS are given, and the URL asks for none: it has to begin with rediss"));
+    }
+    Ok(options)
+}
+
+fn server(url: &StoreUrl) -> Result<ConnectionInfo> {
     let [host] = url.hosts() else {
-        return Err(wrong("a redis: URL names one server, as in redis://localhost:6379"));
+        return Err(wrong(
+            "a redis: URL names one server, as in redis://localhost:6379 (several: redis+sentinel: or redis+cluster:)",
+        ));
     };
     let database = match url.path() {
         "" | "/" => 0,
         path => database(&path[1..])?,
     };
-    Ok((ConnectionAddr::Tcp(host.name.clone(), host.port.unwrap_or(PORT)), database))
+    info(address(url, host.name.clone(), host.port.unwrap_or(PORT)), settings(url).set_db(database))
 }
 
-fn socket(url: &mut StoreUrl) -> Result<(ConnectionAddr, i64)> {
+fn socket(url: &mut StoreUrl) -> Result<ConnectionInfo> {
     let database = url.take("db").map_or(Ok(0), |text| database(&text))?;
     if !url.hosts().is_empty() || !url.path().starts_with('/') {
         return Err(wrong(
             "a redis+unix: URL names a socket by its absolute path, with three slashes: redis+unix:///run/redis.sock",
         ));
     }
-    Ok((ConnectionAddr::Unix(url.path().into()), database))
+    info(ConnectionAddr::Unix(url.path().into()), settings(url).set_db(database))
 }
 
-fn settings(address: ConnectionAddr, database: i64, url: &StoreUrl) -> Result<ConnectionInfo> {
-    let mut redis = RedisConnectionInfo::default().set_db(database);
+fn sentinels(url: &mut StoreUrl, options: &RedisOptions) -> Result<Sentinels> {
+    let database = url.take("db").map_or(Ok(0), |text| database(&text))?;
+    let (user, password) = (url.take("sentinel_user"), url.take_secret_file("sentinel_password_file")?);
+    let credentials = match (password, user) {
+        (Some(password), user) => Some(Credentials::new(user, password)),
+        (None, None) => options.sentinel_credentials.clone(),
+        (None, Some(_)) => {
+            return Err(wrong(
+                "sentinel_user is given without its password: sentinel_password_file is missing",
+            ));
+        }
+    };
+    let name = url.path().trim_start_matches('/').to_owned();
+    if name.is_empty() || name.contains('/') || url.hosts().is_empty() {
+        return Err(wrong(
+            "a redis+sentinel: URL names the sentinels, and the primary that they watch: redis+sentinel://s1,s2,s3/name",
+        ));
+    }
+    let account = |settings| match &credentials {
+        Some(credentials) => as_user(settings, credentials),
+        None => settings,
+    };
+    let infos = url.hosts().iter().map(|host| {
+        let address = address(url, host.name.clone(), host.port.unwrap_or(SENTINEL_PORT));
+        info(address, account(RedisConnectionInfo::default()))
+    });
+    // The address of the primary takes the place of this one.
+    let server = info(address(url, String::new(), PORT), settings(url).set_db(database))?;
+    Ok(Sentinels { infos: infos.collect::<Result<_>>()?, name, server })
+}
+
+fn cluster(url: &StoreUrl) -> Result<(Vec<Address>, ConnectionInfo)> {
+    if url.hosts().is_empty() || !matches!(url.path(), "" | "/") {
+        return Err(wrong(
+            "a redis+cluster: URL names some of the nodes, and no database: redis+cluster://n1,n2,n3",
+        ));
+    }
+    let seeds = url.hosts().iter().map(|host| Address::new(host.name.clone(), host.port.unwrap_or(PORT)));
+    let like = info(address(url, String::new(), PORT), settings(url))?;
+    Ok((seeds.collect(), like))
+}
+
+fn address(url: &StoreUrl, host: String, port: u16) -> ConnectionAddr {
+    if url.scheme().starts_with("rediss") {
+        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+    } else {
+        ConnectionAddr::Tcp(host, port)
+    }
+}
+
+/// The user and password of the URL.
+fn settings(url: &StoreUrl) -> RedisConnectionInfo {
+    let mut settings = RedisConnectionInfo::default();
     if let Some(user) = url.user() {
-        redis = redis.set_username(user);
+        settings = settings.set_username(user);
     }
     if let Some(password) = url.password() {
-        redis = redis.set_password(password.expose_secret());
+        settings = settings.set_password(password.expose_secret());
     }
+    settings
+}
+
+fn info(address: ConnectionAddr, settings: RedisConnectionInfo) -> Result<ConnectionInfo> {
     let info = address
         .into_connection_info()
         .map_err(|error| wrong("the driver refuses this address").caused_by(error))?;
-    Ok(info.set_redis_settings(redis))
+    Ok(info.set_redis_settings(settings))
 }
 
 fn database(text: &str) -> Result<i64> {
@@ -100,5 +222,5 @@ fn database(text: &str) -> Result<i64> {
 }
 
 fn wrong(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Misconfigured, message).during(Operation::Connect)
+    Error::new(ErrorKind::Misconfigured, message)
 }

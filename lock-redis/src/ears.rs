@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lock_core::{Event, EventSink};
-use redis::{PushInfo, PushKind, Value};
+use redis::{Cmd, PushInfo, PushKind, Value};
 
 use crate::message;
 
@@ -29,6 +29,20 @@ pub(crate) struct Ear {
     number: u64,
 }
 
+/// The command by which the server begins to send what comes on a channel. One for each: each is answered by one push.
+pub(crate) fn subscription(channel: &str) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg("SSUBSCRIBE").arg(channel);
+    command
+}
+
+/// The driver takes whatever push names a subscription for the answer to the call that waits longest, also the word that a slot
+/// has moved. So an answer has to be looked at: behind another one the connection's answers are no longer in step.
+pub(crate) fn confirms(answer: &Value, channel: &str) -> bool {
+    let Value::Push { kind: PushKind::SSubscribe, data } = answer else { return false };
+    matches!(data.first(), Some(Value::BulkString(bytes)) if bytes == channel.as_bytes())
+}
+
 impl Ears {
     /// Whatever comes on this channel goes into this sink from now on, and into no earlier one; the server has to be asked for
     /// it.
@@ -38,6 +52,11 @@ impl Ears {
         let number = state.count;
         state.sinks.insert(channel.clone(), (number, sink));
         Ear { ears: self.clone(), channel, number }
+    }
+
+    /// Whether this ear still is the one that listens on its channel.
+    fn has(&self, channel: &str, number: u64) -> bool {
+        self.state().sinks.get(channel).is_some_and(|(current, _)| *current == number)
     }
 
     pub(crate) fn channels(&self) -> Vec<String> {
@@ -50,12 +69,23 @@ impl Ears {
         sinks.iter().for_each(|sink| sink.send(Event::Gap));
     }
 
+    /// The server sends nothing more on this channel: its slot has moved to another node. Whoever listened has to listen there.
+    pub(crate) fn lost(&self, channel: &str) {
+        let lost = self.state().sinks.remove(channel);
+        if let Some((_, sink)) = lost {
+            sink.send(Event::Gap);
+        }
+    }
+
     /// Hands on what the server pushed. Never blocks: sinks promise that.
     pub(crate) fn hear(&self, push: &PushInfo) {
-        let (PushKind::Message, [Value::BulkString(channel), Value::BulkString(text)]) =
-            (&push.kind, &*push.data)
-        else {
-            return;
+        let (channel, text) = match (&push.kind, &*push.data) {
+            (PushKind::SMessage, [Value::BulkString(channel), Value::BulkString(text)]) => (channel, text),
+            (PushKind::SUnsubscribe, [Value::BulkString(channel), ..]) => {
+                str::from_utf8(channel).iter().for_each(|channel| self.lost(channel));
+                return;
+            }
+            _ => return,
         };
         let (Ok(channel), Ok(text)) = (str::from_utf8(channel), str::from_utf8(text)) else { return };
         // Never under the lock: a sink may be the last to let go of its session, and with it of its ear.
@@ -74,6 +104,13 @@ impl Ears {
     }
 }
 
+impl Ear {
+    /// Whether whatever comes on its channel still goes into its sink.
+    pub(crate) fn listens(&self) -> bool {
+        self.ears.has(&self.channel, self.number)
+    }
+}
+
 impl Drop for Ear {
     fn drop(&mut self) {
         let mut state = self.ears.state();
@@ -89,7 +126,7 @@ mod tests {
 
     fn message(channel: &str, text: &str) -> PushInfo {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        PushInfo { kind: PushKind::Message, data: vec![bulk(channel), bulk(text)] }
+        PushInfo { kind: PushKind::SMessage, data: vec![bulk(channel), bulk(text)] }
     }
 
     /// As the engine's sink does when it is the last to let go of its session.

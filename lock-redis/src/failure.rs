@@ -1,7 +1,11 @@
 //! From what the driver and the server say to errors that say what to do.
 
+use std::error::Error as _;
+
 use lock_core::{Effect, Error, ErrorKind};
 use redis::{RedisError, ServerErrorKind, Value};
+
+use crate::address::Address;
 
 /// The error for a command that failed.
 pub(crate) fn failed(error: RedisError) -> Error {
@@ -47,6 +51,46 @@ pub(crate) fn unexpected(what: &str, answer: &Value) -> Error {
         ),
     )
     .effect(Effect::Unknown)
+}
+
+/// Where a node of a cluster says that something is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Redirection<'a> {
+    /// On another node. Without a host it is the host that was asked.
+    Moved(Option<&'a str>, u16),
+    /// On its way to another node, which may be named.
+    Moving(Option<(Option<&'a str>, u16)>),
+}
+
+pub(crate) fn redirection(error: &Error) -> Option<Redirection<'_>> {
+    let said = said(error)?;
+    let next = || said.redirect_node().and_then(|(address, _slot)| Address::parse(address));
+    match said.kind() {
+        redis::ErrorKind::Server(ServerErrorKind::Moved) => {
+            next().map(|(host, port)| Redirection::Moved(host, port))
+        }
+        redis::ErrorKind::Server(ServerErrorKind::Ask) => Some(Redirection::Moving(next())),
+        redis::ErrorKind::Server(ServerErrorKind::TryAgain) => Some(Redirection::Moving(None)),
+        _ => None,
+    }
+}
+
+/// Whether a node of a cluster that gave this error is what it was: one that answers, and has taken part in it so far.
+pub(crate) fn is_node_well(error: &Error) -> bool {
+    let code = said(error).and_then(RedisError::code);
+    code.is_some_and(|code| !matches!(code, "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY"))
+}
+
+/// What the driver had to say.
+fn said(error: &Error) -> Option<&RedisError> {
+    let mut next = error.source();
+    while let Some(source) = next {
+        if let Some(said) = source.downcast_ref() {
+            return Some(said);
+        }
+        next = source.source();
+    }
+    None
 }
 
 /// Codes with which the server refuses a command before it does anything. Behind any other, a script may have written.
@@ -109,8 +153,14 @@ fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
         }
         (Driver::RESP3NotSupported, _) => (ErrorKind::Unsupported, "it has to be Redis 7.0 or later"),
         (Driver::InvalidClientConfig, _) => (ErrorKind::Misconfigured, "see the page about Redis"),
+        (Driver::Server(ServerErrorKind::TryAgain), _) => {
+            (ErrorKind::Unavailable, "the slot of this key is being moved to another node of the cluster")
+        }
+        (Driver::Server(ServerErrorKind::ClusterDown), _) => {
+            (ErrorKind::Unavailable, "the cluster has lost a part of its slots, or this node the others")
+        }
         (Driver::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot), _) => {
-            (ErrorKind::Misconfigured, "this is a node of a cluster, and was addressed as a single server")
+            (ErrorKind::Misconfigured, "this is a node of a cluster: its URL begins with redis+cluster:")
         }
         (Driver::Server(_) | Driver::Extension | Driver::UnexpectedReturnType, _) => {
             (ErrorKind::Protocol, "is this Redis 7.0 or later?")

@@ -22,7 +22,9 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod address;
 mod backend;
+mod cluster;
 mod connector;
 mod dial;
 mod ears;
@@ -38,8 +40,11 @@ mod options;
 mod probe;
 mod reply;
 mod scripts;
+mod sentinel;
 mod session;
 mod sight;
+mod store;
+mod tls;
 
 use std::sync::Arc;
 
@@ -47,9 +52,13 @@ use lock_core::{Backend, Result};
 /// The driver, in the version that this crate is built with.
 pub use redis;
 
+use self::backend::RedisBackend;
 pub use self::connector::RedisConnector;
+use self::dial::Target;
 pub use self::fenced::{FENCED_WRITE, FencedWrites, Refused};
+use self::names::Namespace;
 pub use self::options::{Credentials, RedisOptions};
+use self::store::Store;
 
 /// A backend over the server that a driver's client leads to. Of the client its address and settings are taken, no connection:
 /// the store has one of its own, made at the first call.
@@ -57,5 +66,8 @@ pub use self::options::{Credentials, RedisOptions};
 /// # Errors
 /// [`InvalidInput`](lock_core::ErrorKind::InvalidInput) for a namespace that cannot be one.
 pub fn backend(client: &redis::Client, options: RedisOptions) -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(backend::RedisBackend::new(client.get_connection_info(), options)?))
+    let namespace = Namespace::new(&options.namespace)?;
+    let (target, idle_after) =
+        (Target::Server(Box::new(client.get_connection_info().clone())), options.idle_after);
+    Ok(Arc::new(RedisBackend::new(Store::one(target, options), namespace, idle_after)))
 }

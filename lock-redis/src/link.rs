@@ -12,13 +12,13 @@ use futures_util::FutureExt;
 use futures_util::future::Shared;
 use lock_core::{BootTime, Clock, Error, EventSink, Result, SystemClock};
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ConnectionInfo, PushInfo, PushKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, RedisError, ServerErrorKind, Value};
 
-use crate::dial::{Dialed, Dialer};
-use crate::ears::{Ear, Ears};
-use crate::failure::failed;
+use crate::dial::{Dialed, Dialer, Purpose, Signal, Signals, Target};
+use crate::ears::{self, Ear, Ears};
+use crate::failure::{failed, unexpected};
 use crate::options::RedisOptions;
-use crate::scripts::Script;
+use crate::scripts::{Arguments, Script};
 
 /// One connection for everything: commands, and what the server pushes (RESP3). It is made at the first call and made anew
 /// when it breaks; each time the scripts are loaded and the channels subscribed before anything else is sent on it.
@@ -52,9 +52,9 @@ struct Line {
 }
 
 impl Link {
-    pub(crate) fn new(info: &ConnectionInfo, options: RedisOptions) -> Link {
+    pub(crate) fn new(target: Target, purpose: Purpose, options: RedisOptions) -> Link {
         let ears: Arc<Ears> = Arc::default();
-        let dialer = Dialer::new(info, options, ears.clone());
+        let dialer = Dialer::new(target, purpose, options, ears.clone());
         let lines = Arc::new_cyclic(|lines| Lines {
             current: Mutex::new(Line::new(dialer.clone(), lines.clone())),
             dialer,
@@ -76,32 +76,56 @@ impl Link {
     /// One command. Dropping it may leave it running.
     pub(crate) async fn call(&self, command: &Cmd) -> Result<Value> {
         let (line, mut connection) = self.connected().await?;
-        self.send(&line, &mut connection, command).await.map_err(failed)
+        self.send(&line, &mut connection, command).await.map_err(|error| self.explained(error))
+    }
+
+    /// One command to a node of a cluster that is about to have the command's slot, and so only takes what it is asked to.
+    pub(crate) async fn call_asking(&self, command: &Cmd) -> Result<Value> {
+        let (line, mut connection) = self.connected().await?;
+        let mut asking = redis::pipe();
+        asking.cmd("ASKING").add_command(command.clone());
+        let answers = self.answer(&line, connection.send_packed_commands(&asking, 1, 1)).await;
+        let answer = answers.map(|mut answers| answers.pop().unwrap_or(Value::Nil));
+        answer.and_then(Value::extract_error).map_err(|error| self.explained(error))
     }
 
     /// One script: by its hash, and by its text if the server has forgotten it.
-    pub(crate) async fn run(&self, script: &Script, arguments: impl Fn(&mut Cmd)) -> Result<Value> {
+    pub(crate) async fn run(&self, script: &Script, arguments: &Arguments<'_>) -> Result<Value> {
         let (line, mut connection) = self.connected().await?;
-        match self.send(&line, &mut connection, &script.by_hash(&arguments)).await {
+        let answer = match self.send(&line, &mut connection, &script.by_hash(arguments)).await {
             Err(error) if error.kind() == ServerErrorKind::NoScript.into() => {
-                self.send(&line, &mut connection, &script.by_code(&arguments)).await.map_err(failed)
+                self.send(&line, &mut connection, &script.by_code(arguments)).await
             }
-            answer => answer.map_err(failed),
-        }
+            answer => answer,
+        };
+        answer.map_err(|error| self.explained(error))
     }
 
     /// Listens on a channel, and returns once the server sends what comes there.
-    pub(crate) async fn listen(&self, channel: String, sink: EventSink) -> Result<Ear> {
-        let ear = self.lines.ears.listen(channel.clone(), sink);
+    pub(crate) async fn listen(&self, channel: &str, sink: EventSink) -> Result<Ear> {
+        let ear = self.lines.ears.listen(channel.to_owned(), sink);
         let (line, mut connection) = self.connected().await?;
-        self.answer(&line, connection.subscribe(channel)).await.map_err(failed)?;
+        let answer = self.send(&line, &mut connection, &ears::subscription(channel)).await;
+        let answer = answer.map_err(|error| self.explained(error))?;
+        if !ears::confirms(&answer, channel) {
+            self.lines.retire(&line);
+            return Err(unexpected("a subscription", &answer).retryable(true));
+        }
         Ok(ear)
     }
 
     /// Tells the server that nobody listens on a channel any more. A connection that is made anew does not know it.
     pub(crate) async fn leave(&self, channel: &str) -> Result<()> {
-        let (line, mut connection) = self.connected().await?;
-        self.answer(&line, connection.unsubscribe(channel)).await.map_err(failed)
+        let mut command = Cmd::new();
+        command.arg("SUNSUBSCRIBE").arg(channel);
+        self.call(&command).await.map(|_| ())
+    }
+
+    fn explained(&self, error: RedisError) -> Error {
+        let is_of_a_replica = error.kind() == ServerErrorKind::ReadOnly.into();
+        let passes = is_of_a_replica && self.lines.dialer.may_lead_elsewhere();
+        let error = failed(error);
+        if passes { error.retryable(true) } else { error }
     }
 
     async fn send(
@@ -186,16 +210,15 @@ impl Line {
     fn new(dialer: Dialer, lines: Weak<Lines>) -> Arc<Line> {
         Arc::new_cyclic(|this: &Weak<Line>| {
             let this = this.clone();
-            let hear = move |push: PushInfo| {
+            let signals: Signals = Arc::new(move |signal| {
                 let (Some(lines), Some(line)) = (lines.upgrade(), this.upgrade()) else { return };
-                if push.kind == PushKind::Disconnection {
-                    lines.retire(&line);
-                } else {
-                    lines.ears.hear(&push);
+                match signal {
+                    Signal::Ended => lines.retire(&line),
+                    Signal::Push(push) => lines.ears.hear(&push),
                 }
-            };
+            });
             // All share it, so that all would share a panic: of the runtime, if that ends meanwhile.
-            let dialing = AssertUnwindSafe(dialer.dial(hear)).catch_unwind().map(|dialed| {
+            let dialing = AssertUnwindSafe(dialer.dial(signals)).catch_unwind().map(|dialed| {
                 dialed.unwrap_or_else(|_| {
                     Err(Error::unavailable("the connection was being made when its runtime ended"))
                 })
@@ -247,7 +270,11 @@ impl<'a> Unanswered<'a> {
 
     fn answered<T>(mut self, answer: &Result<T, RedisError>) {
         self.answered = true;
-        if answer.as_ref().is_err_and(RedisError::is_unrecoverable_error) {
+        // A replica: another server is the primary now, and the next line may lead there.
+        let leads_astray = |error: &RedisError| {
+            error.is_unrecoverable_error() || error.kind() == ServerErrorKind::ReadOnly.into()
+        };
+        if answer.as_ref().is_err_and(leads_astray) {
             self.link.lines.retire(self.line);
         } else {
             self.line.answered_up_to.fetch_max(self.sent.as_nanos(), Ordering::Relaxed);

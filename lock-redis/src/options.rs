@@ -2,15 +2,19 @@
 
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{Result, Secret};
 
+use crate::tls::TlsFiles;
+
 const LONGEST_IDLE: Duration = Duration::from_secs(366 * 24 * 3600);
 
 type Asking = Pin<Box<dyn Future<Output = Result<Credentials>> + Send>>;
+type AddressMap = dyn Fn(&str, u16) -> (String, u16) + Send + Sync;
 
 /// How a store in Redis is used.
 ///
@@ -27,6 +31,10 @@ pub struct RedisOptions {
     pub(crate) idle_after: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) credentials: Option<Arc<dyn Fn() -> Asking + Send + Sync>>,
+    pub(crate) sentinel_credentials: Option<Credentials>,
+    pub(crate) client_name: Option<String>,
+    pub(crate) tls: TlsFiles,
+    pub(crate) address_map: Option<Arc<AddressMap>>,
 }
 
 /// A user and a password, as a callback gives them.
@@ -54,6 +62,10 @@ impl RedisOptions {
             idle_after: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(5),
             credentials: None,
+            sentinel_credentials: None,
+            client_name: None,
+            tls: TlsFiles::default(),
+            address_map: None,
         }
     }
 
@@ -103,6 +115,57 @@ impl RedisOptions {
         self.credentials = Some(Arc::new(move || Box::pin(ask())));
         self
     }
+
+    /// User and password for the sentinels, which have accounts of their own. None unless set, whatever the store's are.
+    #[must_use]
+    pub fn sentinel_credentials(mut self, credentials: Credentials) -> RedisOptions {
+        self.sentinel_credentials = Some(credentials);
+        self
+    }
+
+    /// What `CLIENT LIST` calls the connections; the account then needs `+client|setname`. Without blanks and line ends.
+    #[must_use]
+    pub fn client_name(mut self, name: impl Into<String>) -> RedisOptions {
+        self.client_name = Some(name.into());
+        self
+    }
+
+    /// With TLS: a file of certificates (PEM) that servers are to be vouched for by, in place of the machine's own. As with
+    /// [`certificate`](RedisOptions::certificate), it is read at each connection, so that it may be renewed.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> RedisOptions {
+        self.tls.authority = Some(path.into());
+        self
+    }
+
+    /// With TLS: the files (PEM) of the client's certificate, with those that vouch for it, and of its private key.
+    #[must_use]
+    pub fn certificate(
+        mut self,
+        cert_file: impl Into<PathBuf>,
+        key_file: impl Into<PathBuf>,
+    ) -> RedisOptions {
+        self.tls.identity = Some((cert_file.into(), key_file.into()));
+        self
+    }
+
+    /// How an address is reached from here at which servers name each other, where that differs from what they say: behind a
+    /// translation of addresses, say. Asked for what sentinels and the nodes of a cluster answer, not for what a URL names.
+    ///
+    /// ```
+    /// use lock_redis::RedisOptions;
+    ///
+    /// let tunnel = RedisOptions::new().address_map(|_host, port| ("localhost".into(), port + 10_000));
+    /// # let _ = tunnel;
+    /// ```
+    #[must_use]
+    pub fn address_map(
+        mut self,
+        map: impl Fn(&str, u16) -> (String, u16) + Send + Sync + 'static,
+    ) -> RedisOptions {
+        self.address_map = Some(Arc::new(map));
+        self
+    }
 }
 
 impl Default for RedisOptions {
@@ -118,6 +181,10 @@ impl fmt::Debug for RedisOptions {
             .field("idle_after", &self.idle_after)
             .field("connect_timeout", &self.connect_timeout)
             .field("credentials", &self.credentials.as_ref().map(|_| "a callback"))
+            .field("sentinel_credentials", &self.sentinel_credentials)
+            .field("client_name", &self.client_name)
+            .field("tls", &self.tls)
+            .field("address_map", &self.address_map.as_ref().map(|_| "a callback"))
             .finish()
     }
 }

@@ -7,9 +7,24 @@ use redis::{Cmd, Value};
 
 use crate::link::Link;
 use crate::reply;
+use crate::store::Store;
 
 /// What the server says of itself. Managed ones refuse CONFIG and parts of INFO: then somebody has to assert it.
-pub(crate) async fn probe(link: &Link) -> Result<Vec<Finding>> {
+pub(crate) async fn probe(store: &Store) -> Result<Vec<Finding>> {
+    let nodes = store.primaries().await?;
+    let mut findings: Vec<Finding> = Vec::new();
+    for node in &nodes {
+        for finding in settings_of(&node.commands).await? {
+            // Nodes usually are alike; one of them that is not is as bad as all.
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+    }
+    Ok(findings)
+}
+
+async fn settings_of(link: &Link) -> Result<Vec<Finding>> {
     let mut settings = settings(link).await?;
     let mut setting = |name: &str| settings.remove(name);
     let facts = Facts {

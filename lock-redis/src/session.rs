@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    Certainty, Claim, ClaimRef, Claimed, Clock, Effect, Error, Reason, Released, Renewal, Result, Session,
-    SessionId, SessionOptions, SystemClock, Term,
+    Certainty, Claim, ClaimRef, Claimed, Clock, Domain, Effect, Error, EventSink, Reason, Released, Renewal,
+    Result, Session, SessionId, SessionOptions, Standing, SystemClock, Term,
 };
+use redis::{Cmd, Value};
 
-use crate::ears::Ear;
 use crate::entry::{self, Held};
+use crate::failure::{Redirection, redirection};
 use crate::kept::{Kept, millis};
 use crate::known::Known;
-use crate::link::Link;
 use crate::names::Names;
 use crate::reply;
-use crate::scripts;
+use crate::scripts::{self, Script};
+use crate::store::{Listening, Question, Store};
 
 /// Each record is given more time once in so many TTLs: far less than [`KEPT_TTLS`], and far from each heartbeat.
 const EXTENDED_EVERY: u128 = 4;
@@ -26,7 +27,8 @@ const EXTENDED_EVERY: u128 = 4;
 const CLOSED_AT_ONCE: usize = 50;
 
 pub(crate) struct RedisSession {
-    link: Arc<Link>,
+    store: Arc<Store>,
+    domain: Domain,
     names: Names,
     id: SessionId,
     /// Its key in the store.
@@ -35,34 +37,42 @@ pub(crate) struct RedisSession {
     kept: Kept,
     clock: SystemClock,
     known: Mutex<Known>,
-    _ear: Ear,
+    listening: Listening,
 }
 
 impl RedisSession {
     pub(crate) async fn open(
-        link: &Arc<Link>,
-        names: &Names,
+        store: &Arc<Store>,
+        names: Names,
         kept: Kept,
         options: &SessionOptions,
-        ear: Ear,
+        sink: EventSink,
     ) -> Result<RedisSession> {
-        let key = names.session(options.id);
-        let info = options.info.encoded();
-        link.run(&scripts::OPEN, |command| {
-            command.arg(1).arg(&key).arg(millis(options.ttl)).arg(&info);
-        })
-        .await?;
-        Ok(RedisSession {
-            link: link.clone(),
-            names: names.clone(),
-            id: options.id,
-            key,
-            ttl: options.ttl,
+        let (id, ttl, info) = (options.id, options.ttl, options.info.encoded());
+        let session = RedisSession {
+            store: store.clone(),
+            domain: options.domain,
+            key: names.session(id),
+            listening: Listening::new(names.events(id), sink),
+            names,
+            id,
+            ttl,
             kept,
             clock: SystemClock::new(),
             known: Mutex::default(),
-            _ear: ear,
-        })
+        };
+        session
+            .run(&scripts::OPEN, |command| {
+                command.arg(1).arg(&session.key).arg(millis(ttl)).arg(&info);
+            })
+            .await?;
+        Ok(session)
+    }
+
+    /// A script, on the keys of this session's domain.
+    async fn run(&self, script: &'static Script, arguments: impl Fn(&mut Cmd) + Sync) -> Result<Value> {
+        let question = Question::Script(script, &arguments);
+        self.store.ask(self.domain, Some(&self.listening), question).await
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -83,7 +93,6 @@ impl Session for RedisSession {
         };
         let turn = u128::from(self.clock.boot().as_nanos()) / self.ttl.as_nanos().max(1) % EXTENDED_EVERY;
         let answer = self
-            .link
             .run(&scripts::RENEW, |command| {
                 command.arg(1).arg(&self.key).arg(millis(self.ttl)).arg(self.kept.whole);
                 for (claim, called) in known.iter().zip(&called) {
@@ -91,7 +100,17 @@ impl Session for RedisSession {
                     command.arg(claim.ticket.0).arg(&called.name).arg(u8::from(extend));
                 }
             })
-            .await?;
+            .await;
+        let answer = match answer {
+            // Its keys are on two nodes just now. The session itself can be found, and what it holds cannot be lost to anybody
+            // meanwhile: no script decides anything there before all of them are in one place.
+            Err(error) if matches!(redirection(&error), Some(Redirection::Moving(_))) => {
+                let lives = self.store.keep_alive(self.domain, &self.key, millis(self.ttl)).await?;
+                let unknown = lives.then(|| Renewal::new(vec![Standing::Unknown; known.len()]));
+                return unknown.ok_or_else(|| Error::session_lost(Reason::SessionEnded));
+            }
+            answer => answer?,
+        };
         match reply::standings(&answer, known.len())? {
             Some(standings) => Ok(Renewal::new(standings)),
             None => Err(Error::session_lost(Reason::SessionEnded)),
@@ -104,7 +123,6 @@ impl Session for RedisSession {
         let foreseen = fence.and_then(|fence| Some((fence, Held::foreseen(claim, fence + 1)?)));
         let asked = entry::asked(claim, &called.name, self.kept)?;
         let answer = self
-            .link
             .run(&scripts::CLAIM, |command| {
                 command.arg(2).arg(&self.key).arg(&called.lock).arg(&asked);
                 if let Some((fence, held)) = &foreseen {
@@ -142,7 +160,6 @@ impl Session for RedisSession {
         let held = held.filter(|_| !uncertain);
         let returned = entry::returned(claim.ticket, uncertain, &called.name, self.kept);
         let answer = self
-            .link
             .run(&scripts::RELEASE, |command| {
                 command.arg(2).arg(&self.key).arg(&called.lock).arg(&returned);
                 if let Some(held) = &held {
@@ -161,19 +178,18 @@ impl Session for RedisSession {
         // Also without a claim: it ends the session itself.
         let mut chunk = Some(chunks.next().unwrap_or_default());
         while let Some(names) = chunk {
-            self.link
-                .run(&scripts::CLOSE, |command| {
-                    command.arg(1).arg(&self.key).arg(self.kept.whole).arg(names);
-                })
-                .await?;
+            self.run(&scripts::CLOSE, |command| {
+                command.arg(1).arg(&self.key).arg(self.kept.whole).arg(names);
+            })
+            .await?;
             chunk = chunks.next();
         }
-        self.link.leave(&self.names.events(self.id)).await
+        self.listening.leave().await
     }
 }
 
 impl fmt::Debug for RedisSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisSession({} at {})", self.id, self.link.endpoint())
+        write!(f, "RedisSession({} at {})", self.id, self.store.endpoint())
     }
 }

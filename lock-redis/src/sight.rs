@@ -1,19 +1,19 @@
 //! What can be seen of the store: one key, and which keys there are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use lock_core::{
-    Cursor, Error, ErrorKind, FencingToken, HolderState, LockKey, LockState, Page, Query, Result, SessionId,
-    WaiterState,
+    Cursor, Domain, Error, ErrorKind, FencingToken, HolderState, LockKey, LockState, Page, Query, Result,
+    SessionId, WaiterState,
 };
 use redis::{Cmd, Value};
 
 use crate::entry::{self, HolderEntry, Kind, Record};
 use crate::failure::unexpected;
 use crate::known::Called;
-use crate::link::Link;
-use crate::names::Names;
+use crate::names::Namespace;
+use crate::store::{Node, Question, Store};
 use crate::{reply, scripts};
 
 /// How many keys one SCAN looks at, and one MGET reads.
@@ -25,13 +25,13 @@ struct Seen {
     left: Option<Duration>,
 }
 
-pub(crate) async fn inspect(link: &Link, names: &Names, key: &LockKey) -> Result<LockState> {
-    let called = Called::new(names, key);
-    let answer = link
-        .run(&scripts::INSPECT, |command| {
-            command.arg(1).arg(&called.lock).arg(&called.name);
-        })
-        .await?;
+pub(crate) async fn inspect(store: &Store, namespace: &Namespace, key: &LockKey) -> Result<LockState> {
+    let domain = store.domain(key);
+    let called = Called::new(&namespace.of(domain), key);
+    let arguments = |command: &mut Cmd| {
+        command.arg(1).arg(&called.lock).arg(&called.name);
+    };
+    let answer = store.ask(domain, None, Question::Script(&scripts::INSPECT, &arguments)).await?;
     let wrong = || unexpected("a look", &answer);
     let Value::Array(parts) = &answer else { return Err(wrong()) };
     let [now, text, Value::Array(queue), Value::Array(sessions)] = &parts[..] else { return Err(wrong()) };
@@ -57,15 +57,18 @@ pub(crate) async fn inspect(link: &Link, names: &Names, key: &LockKey) -> Result
 }
 
 /// Every key is looked at for each page: the server has no order of its own, and a page's end has to mean something.
-pub(crate) async fn list(link: &Link, names: &Names, query: &Query) -> Result<Page> {
-    let mut candidates = scan(link, names, query).await?;
+pub(crate) async fn list(store: &Store, namespace: &Namespace, query: &Query) -> Result<Page> {
+    let mut candidates = Vec::new();
+    for node in store.primaries().await? {
+        candidates.extend(scan(&node, namespace, query).await?);
+    }
     candidates.sort_unstable();
     candidates.dedup();
     let mut page = Page::default();
     for chunk in candidates.chunks(AT_ONCE) {
-        for key in in_use(link, names, chunk).await? {
+        for key in in_use(store, namespace, chunk).await? {
             // What stands in a record may have died since.
-            match inspect(link, names, &key).await {
+            match inspect(store, namespace, &key).await {
                 Ok(state) if state.is_idle() => continue,
                 // Somebody has to look at it: it is in use for all that is known.
                 Err(error) if *error.kind() != ErrorKind::Damaged => return Err(error),
@@ -81,23 +84,22 @@ pub(crate) async fn list(link: &Link, names: &Names, query: &Query) -> Result<Pa
     Ok(page)
 }
 
-async fn scan(link: &Link, names: &Names, query: &Query) -> Result<Vec<LockKey>> {
+async fn scan(node: &Node, namespace: &Namespace, query: &Query) -> Result<Vec<LockKey>> {
     let begins = query.prefix.as_ref().map_or_else(String::new, |prefix| {
         // As a key under that prefix begins.
         let any = LockKey::new("x").map(|key| key.under(Some(prefix)).encoded()).unwrap_or_default();
         any.trim_end_matches('x').to_owned()
     });
-    // No character of it means anything to MATCH: percent-encoded, it has neither * nor ? nor brackets.
-    let pattern = names.lock(&begins) + "*";
+    let pattern = namespace.pattern(&begins);
     let (mut found, mut cursor) = (Vec::new(), 0);
     loop {
         let mut command = Cmd::new();
         command.arg("SCAN").arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(AT_ONCE);
-        let answer = link.call(&command).await?;
+        let answer = node.commands.call(&command).await?;
         let wrong = || unexpected("SCAN", &answer);
         let Value::Array(parts) = &answer else { return Err(wrong()) };
         let [next, Value::Array(locks)] = &parts[..] else { return Err(wrong()) };
-        let keys = locks.iter().filter_map(|lock| names.key_of(reply::text(lock)?));
+        let keys = locks.iter().filter_map(|lock| namespace.key_of(reply::text(lock)?));
         let behind = |key: &LockKey| query.after.as_ref().is_none_or(|after| key.as_str() > after.as_str());
         found.extend(keys.filter(|key| query.matches(key) && behind(key)));
         cursor = reply::number(next).ok_or_else(wrong)?;
@@ -107,17 +109,29 @@ async fn scan(link: &Link, names: &Names, query: &Query) -> Result<Vec<LockKey>>
     }
 }
 
-/// Those whose records say that somebody holds them or waits.
-async fn in_use(link: &Link, names: &Names, keys: &[LockKey]) -> Result<Vec<LockKey>> {
-    let mut command = Cmd::new();
-    command.arg("MGET");
-    keys.iter().for_each(|key| {
-        command.arg(names.lock(&key.encoded()));
-    });
-    let answer = link.call(&command).await?;
-    let Value::Array(records) = &answer else { return Err(unexpected("MGET", &answer)) };
-    let in_use = |record: &Value| reply::text(record).is_some_and(Record::is_in_use);
-    Ok(keys.iter().zip(records).filter(|(_, record)| in_use(record)).map(|(key, _)| key.clone()).collect())
+/// Those whose records say that somebody holds them or waits, in the order of the names.
+async fn in_use(store: &Store, namespace: &Namespace, keys: &[LockKey]) -> Result<Vec<LockKey>> {
+    let mut domains: BTreeMap<Domain, Vec<&LockKey>> = BTreeMap::new();
+    for key in keys {
+        domains.entry(store.domain(key)).or_default().push(key);
+    }
+    let mut found = Vec::new();
+    for (domain, keys) in domains {
+        let names = namespace.of(domain);
+        let mut command = Cmd::new();
+        command.arg("MGET");
+        keys.iter().for_each(|key| {
+            command.arg(names.lock(&key.encoded()));
+        });
+        let answer = store.ask(domain, None, Question::Command(&command)).await?;
+        let Value::Array(records) = &answer else { return Err(unexpected("MGET", &answer)) };
+        let in_use = |record: &Value| reply::text(record).is_some_and(Record::is_in_use);
+        found.extend(
+            keys.iter().zip(records).filter(|(_, record)| in_use(record)).map(|(key, _)| (*key).clone()),
+        );
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// `None` for one that has died or expired.

@@ -49,7 +49,7 @@ async fn user_and_password_are_decoded() {
 #[tokio::test]
 async fn a_right_that_a_script_lacks_is_a_refusal() {
     let server = Redis::start().await.unwrap();
-    text(&server, &["ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-publish"]).await;
+    text(&server, &["ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-spublish"]).await;
     let backend = backend(&format!("redis://app:secret@{}", server.address()));
     let (one, two) = (session(&backend, 60 * SECOND).await, session(&backend, 60 * SECOND).await);
     one.claim(&mutex("k", 1)).await.unwrap();

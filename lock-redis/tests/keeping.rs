@@ -167,7 +167,7 @@ async fn one_round_trip_to_acquire_and_one_to_release() {
         guard.release().await.unwrap();
         assert_eq!(scripts().await, before + 2);
     }
-    assert_eq!((calls(&server, "eval").await, calls(&server, "publish").await), (0, 0));
+    assert_eq!((calls(&server, "eval").await, calls(&server, "spublish").await), (0, 0));
 }
 
 /// Twenty clients that wait two seconds for a holder: they ask once, and nobody is told anything meanwhile.
@@ -190,7 +190,7 @@ async fn whoever_waits_does_not_keep_the_server_busy() {
     }
     until(SECOND, "twenty waiters", async || holder.inspect("k").await.unwrap().queue.len() == 20).await;
     let counts = async || {
-        [calls(&server, "evalsha").await, calls(&server, "eval").await, calls(&server, "publish").await]
+        [calls(&server, "evalsha").await, calls(&server, "eval").await, calls(&server, "spublish").await]
     };
     let enqueued = counts().await;
     let mut last = enqueued;

@@ -86,7 +86,7 @@ async fn closing_leaves_no_subscription() {
     let server = Redis::start().await.unwrap();
     let backend = common::backend(&server.url());
     let sessions = [session(&backend, 60 * SECOND).await, session(&backend, 60 * SECOND).await];
-    let channels = async || match server.command(["PUBSUB", "CHANNELS"]).await.unwrap() {
+    let channels = async || match server.command(["PUBSUB", "SHARDCHANNELS"]).await.unwrap() {
         Reply::List(channels) => channels.len(),
         other => panic!("{other:?}"),
     };

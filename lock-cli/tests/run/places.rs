@@ -157,7 +157,11 @@ fn a_store_that_is_not_there_is_told_from_those_that_are() {
     let lab = Lab::new();
     let done =
         Done::from(lab.fencepost().args(["--on", "etcd://h", "run", "k", "--", "true"]).output().unwrap());
-    done.assert_says(78, "(this build has file:, memory:, redis+unix:, redis:)");
+    done.assert_says(
+        78,
+        "(this build has file:, memory:, redis+cluster:, redis+sentinel:, redis+unix:, redis:, rediss+cluster:, \
+         rediss+sentinel:, rediss:)",
+    );
 }
 
 #[test]

@@ -171,6 +171,20 @@ impl StoreUrl {
             .transpose()
     }
 
+    /// Takes the path of a file that holds a secret, and reads it; the line's end does not belong to it.
+    ///
+    /// # Errors
+    /// [`Misconfigured`](ErrorKind::Misconfigured) for a file that cannot be read.
+    pub fn take_secret_file(&mut self, key: &str) -> Result<Option<SecretString>> {
+        let read = |path: String| {
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                wrong(format!("the {key} {path:?} cannot be read: {error}")).caused_by(error)
+            })?;
+            Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
+        };
+        self.take(key).map(read).transpose()
+    }
+
     /// Splits off these query keys, known from now on, into a URL of their own.
     #[must_use]
     pub fn split_off(&mut self, keys: &[&str]) -> StoreUrl {

@@ -13,6 +13,15 @@
 local prefix = string.match(KEYS[1], '^(.-}:)')
 local LARGEST = 9007199254740991
 
+-- While the slot of these keys is moved to another node of a cluster, each key is on one of the two, and a script can reach
+-- none of the other's: a session that has been moved would look dead. The server then refuses to look for a key that is not
+-- there, as this one never is. So nothing is decided, and nothing written, before all is in one place again.
+local here = redis.pcall('EXISTS', prefix .. 'none')
+if type(here) == 'table' then
+  if not string.find(here.err, 'non local', 1, true) then return here end
+  return redis.error_reply('TRYAGAIN the slot of these keys is being moved to another node')
+end
+
 local function digits(number) return string.format('%.0f', number) end
 
 local clock
@@ -89,7 +98,7 @@ local function write(record, keep)
       redis.call('PEXPIREAT', record.waiters, ends)
     end
   end
-  for _, notice in ipairs(record.notices) do redis.call('PUBLISH', prefix .. 'e:' .. notice[1], notice[2]) end
+  for _, notice in ipairs(record.notices) do redis.call('SPUBLISH', prefix .. 'e:' .. notice[1], notice[2]) end
 end
 
 local function counts(holder)

@@ -1,0 +1,197 @@
+//! [`Sentinels`]: who say which server is the primary, and when another one becomes it.
+
+use std::fmt::Write;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use lock_core::{Clock, Error, ErrorKind, Result, SystemClock};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ConnectionInfo, Pipeline, PushInfo, PushKind, Value};
+
+use crate::address::Address;
+use crate::dial::{Signal, Signals, connect};
+use crate::failure::{unexpected, unreachable};
+use crate::options::RedisOptions;
+use crate::reply;
+
+/// For how long the others may take once one has answered. One that is cut off together with an old primary still names that.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// Where a sentinel tells of a new primary: `NAME OLD-HOST OLD-PORT HOST PORT`.
+const SWITCH: &str = "+switch-master";
+
+/// The sentinels of one primary.
+#[derive(Debug)]
+pub(crate) struct Sentinels {
+    /// How each of them is reached.
+    pub(crate) infos: Vec<ConnectionInfo>,
+    /// What they call the primary.
+    pub(crate) name: String,
+    /// How the primary is reached, but for its address.
+    pub(crate) server: ConnectionInfo,
+}
+
+/// The primary, and those who would say that it is another.
+pub(crate) struct Primary {
+    pub(crate) server: ConnectionInfo,
+    pub(crate) watch: Vec<MultiplexedConnection>,
+}
+
+/// What one of them says.
+struct Answer {
+    address: Address,
+    /// It rises with each failover: whoever knows of a later one is right.
+    epoch: u64,
+    connection: MultiplexedConnection,
+}
+
+impl Sentinels {
+    pub(crate) fn endpoint(&self) -> String {
+        let hosts: Vec<_> = self.infos.iter().map(|info| info.addr().to_string()).collect();
+        let scheme = if Address::is_with_tls(&self.server) { "rediss+sentinel" } else { "redis+sentinel" };
+        format!("{scheme}://{}/{}", hosts.join(","), self.name)
+    }
+
+    /// Asks all of them. `signals` then tells of another primary, and when one of those who would say so is gone: rather ask anew
+    /// than be the last to know.
+    pub(crate) async fn primary(&self, options: &RedisOptions, signals: &Signals) -> Result<Primary> {
+        let chosen: Arc<OnceLock<Address>> = Arc::default();
+        let (mut answers, mut refusals) = (Vec::new(), Vec::new());
+        let clock = SystemClock::new();
+        let mut asked: FuturesUnordered<_> = self
+            .infos
+            .iter()
+            .map(|info| (info, self.watch(&chosen, signals)))
+            .map(|(info, watch)| async move {
+                self.ask(info, options, watch).await.map_err(|error| (info, error))
+            })
+            .collect();
+        let mut grace: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
+        loop {
+            let next = poll_fn(|context| match asked.poll_next_unpin(context) {
+                Poll::Pending => match &mut grace {
+                    Some(grace) => grace.as_mut().poll(context).map(|()| None),
+                    None => Poll::Pending,
+                },
+                ready => ready,
+            });
+            match next.await {
+                None => break,
+                Some(Ok(answer)) => {
+                    answers.push(answer);
+                    grace.get_or_insert_with(|| clock.sleep(GRACE));
+                }
+                Some(Err(refusal)) => refusals.push(refusal),
+            }
+        }
+        let Some(latest) = answers.iter().max_by_key(|answer| answer.epoch) else {
+            return Err(self.nobody_knows(&refusals));
+        };
+        let address = latest.address.clone();
+        // Nobody else sets it.
+        let _ = chosen.set(address.clone());
+        let server = address.reached_from_here(options).info(&self.server);
+        Ok(Primary { server, watch: answers.into_iter().map(|answer| answer.connection).collect() })
+    }
+
+    async fn ask(&self, info: &ConnectionInfo, options: &RedisOptions, watch: Signals) -> Result<Answer> {
+        let mut connection = connect(info.clone(), options, watch).await?;
+        // Before the question, so that no switch falls between.
+        connection.subscribe(SWITCH).await.map_err(unreachable)?;
+        let mut questions = Pipeline::new();
+        for question in ["GET-MASTER-ADDR-BY-NAME", "MASTER"] {
+            let mut command = Cmd::new();
+            command.arg("SENTINEL").arg(question).arg(&self.name);
+            questions.add_command(command);
+        }
+        let answers = connection.send_packed_commands(&questions, 0, 2).await.map_err(unreachable)?;
+        let [named, described] = &answers[..] else {
+            return Err(Error::unavailable("a sentinel did not answer both questions"));
+        };
+        let address = match named.clone().extract_error().map_err(unreachable)? {
+            Value::Nil => {
+                return Err(Error::new(
+                    ErrorKind::Misconfigured,
+                    format!("it watches no primary called {:?}", self.name),
+                ));
+            }
+            Value::Array(words) => match &words[..] {
+                [host, port] => reply::text(host).zip(reply::number(port)).and_then(Address::of),
+                _ => None,
+            },
+            _ => None,
+        };
+        let address = address.ok_or_else(|| unexpected("SENTINEL GET-MASTER-ADDR-BY-NAME", named))?;
+        Ok(Answer { address, epoch: epoch(described).unwrap_or(0), connection })
+    }
+
+    /// What a sentinel's connection may tell.
+    fn watch(&self, chosen: &Arc<OnceLock<Address>>, signals: &Signals) -> Signals {
+        let (name, chosen, signals) = (self.name.clone(), chosen.clone(), signals.clone());
+        Arc::new(move |signal| match signal {
+            Signal::Ended => signals(Signal::Ended),
+            Signal::Push(push) => {
+                let Some(next) = switched(&push, &name) else { return };
+                // All of them tell; who has heard it from the first is there already.
+                if chosen.get() != Some(&next) {
+                    signals(Signal::Ended);
+                }
+            }
+        })
+    }
+
+    /// What is wrong with most of them is said of all.
+    fn nobody_knows(&self, refusals: &[(&ConnectionInfo, Error)]) -> Error {
+        let Some((_, first)) = refusals.first() else {
+            return Error::new(ErrorKind::Misconfigured, "there is no sentinel to ask");
+        };
+        let passing = refusals.iter().find(|(_, error)| error.is_retryable());
+        let (_, error) = passing.unwrap_or(&refusals[0]);
+        let mut message = format!("no sentinel says where {:?} is", self.name);
+        for (info, refusal) in refusals {
+            // Writing to a string cannot fail.
+            let _ = write!(message, "; {}: {}", info.addr(), refusal.message());
+        }
+        Error::new(error.kind().clone(), message).retryable(first.is_retryable() || passing.is_some())
+    }
+}
+
+fn epoch(described: &Value) -> Option<u64> {
+    let Value::Map(fields) = described else { return None };
+    let (_, epoch) = fields.iter().find(|(name, _)| reply::text(name) == Some("config-epoch"))?;
+    reply::number(epoch)
+}
+
+/// The primary that is told of, if this is news of one.
+fn switched(push: &PushInfo, name: &str) -> Option<Address> {
+    let (PushKind::Message, [_, text]) = (&push.kind, &*push.data) else { return None };
+    let mut words = reply::text(text)?.split(' ');
+    if words.next()? != name {
+        return None;
+    }
+    let (host, port) = (words.nth(2)?, words.next()?);
+    Address::of((host, port.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_of_another_primary() {
+        let push = |text: &str| PushInfo {
+            kind: PushKind::Message,
+            data: [SWITCH, text].iter().map(|text| Value::BulkString(text.as_bytes().to_vec())).collect(),
+        };
+        let next = switched(&push("locks 10.0.0.1 6379 ::1 6380"), "locks");
+        assert_eq!(next.map(|address| address.to_string()), Some("[::1]:6380".to_owned()));
+        for other in ["others 10.0.0.1 6379 10.0.0.2 6379", "locks 10.0.0.1 6379", "", "locks a 1 b x"] {
+            assert!(switched(&push(other), "locks").is_none(), "{other:?}");
+        }
+    }
+}
