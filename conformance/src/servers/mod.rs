@@ -16,18 +16,27 @@
 //! # }
 //! ```
 
+mod account;
+mod certificates;
 mod island;
 mod ports;
 mod process;
 mod redis;
 mod redis_cluster;
+mod redis_replication;
+mod redis_setup;
 mod resp;
+mod tls;
+mod waiting;
 mod wall_clock;
 
+pub use self::certificates::{Authority, Certificate};
 pub use self::island::Island;
 pub use self::ports::{Port, free_port};
 pub use self::process::{Program, Server};
-pub use self::redis::{Redis, RedisSetup};
+pub use self::redis::Redis;
 pub use self::redis_cluster::RedisCluster;
+pub use self::redis_setup::RedisSetup;
 pub use self::resp::Reply;
+pub use self::tls::{ClientCertificates, Tls};
 pub use self::wall_clock::WallClock;

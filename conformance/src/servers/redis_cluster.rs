@@ -5,7 +5,8 @@ use std::time::Duration;
 use lock_core::{Clock, Error, Result, SystemClock};
 
 use super::ports::{Port, free_port};
-use super::redis::{Redis, RedisSetup};
+use super::redis::Redis;
+use super::redis_setup::RedisSetup;
 use super::resp::Reply;
 
 /// How many slots a cluster has: each key lies in one of them.
@@ -52,7 +53,7 @@ impl RedisCluster {
         let count = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
         for (node, number) in self.nodes.iter().zip(0_u32..) {
             let (first, last) = (SLOTS * number / count, SLOTS * (number + 1) / count - 1);
-            done(node, &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await?;
+            node.done(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await?;
         }
         Ok(())
     }
@@ -62,7 +63,7 @@ impl RedisCluster {
         let Some(first) = self.nodes.first() else { return Ok(()) };
         for (other, bus) in self.nodes.iter().zip(&self.buses).skip(1) {
             let (port, bus) = (other.port().to_string(), bus.number().to_string());
-            done(first, &["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await?;
+            first.done(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await?;
         }
         Ok(())
     }
@@ -91,14 +92,5 @@ impl RedisCluster {
             }
         }
         Ok(())
-    }
-}
-
-async fn done(node: &Redis, words: &[&str]) -> Result<()> {
-    match node.command(words.iter().copied()).await? {
-        Reply::Error(error) => {
-            Err(Error::unavailable(format!("{}: {error}", words.join(" "))).at(node.address()))
-        }
-        _ => Ok(()),
     }
 }

@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 
 use lock_core::{Error, ErrorKind, Result};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpStream, UnixStream};
 
 /// What a server answers. Bytes that are no text are replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,13 +25,22 @@ pub enum Reply {
 }
 
 /// A connection to a server.
-pub(super) struct Connection(BufReader<TcpStream>);
+pub(super) struct Connection(BufReader<Box<dyn Stream>>);
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Connection {
     pub(super) async fn open(address: SocketAddr) -> Result<Connection> {
         let stream = TcpStream::connect(address).await.map_err(broken)?;
         stream.set_nodelay(true).map_err(broken)?;
-        Ok(Connection(BufReader::new(stream)))
+        Ok(Connection(BufReader::new(Box::new(stream))))
+    }
+
+    pub(super) async fn open_socket(path: &Path) -> Result<Connection> {
+        let stream = UnixStream::connect(path).await.map_err(broken)?;
+        Ok(Connection(BufReader::new(Box::new(stream))))
     }
 
     pub(super) async fn ask(&mut self, words: &[&str]) -> Result<Reply> {
