@@ -1,96 +1,298 @@
 //! [`RedisCluster`]: several Redis servers that share the keys among them.
 
-use std::time::Duration;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lock_core::{Clock, Error, Result, SystemClock};
+use lock_core::{Error, Result};
 
 use super::ports::{Port, free_port};
 use super::redis::Redis;
 use super::redis_setup::RedisSetup;
-use super::resp::Reply;
+use super::waiting::{together, until};
+use crate::remote::Loss;
 
 /// How many slots a cluster has: each key lies in one of them.
 const SLOTS: u32 = 16_384;
 
-/// For how long the nodes may take to agree.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Redis nodes that form a cluster: every one is a primary, and each has an equal part of the slots. Ends when it is dropped.
+/// Redis nodes that form a cluster: primaries, each with an equal part of the slots, and their replicas. Ends when it is
+/// dropped.
 #[derive(Debug)]
 pub struct RedisCluster {
-    nodes: Vec<Redis>,
-    /// Where they talk among themselves.
-    buses: Vec<Port>,
+    setup: RedisSetup,
+    nodes: Mutex<Vec<Node>>,
+}
+
+/// How a cluster is to be started.
+#[derive(Clone, Debug)]
+pub struct RedisClusterSetup {
+    node: RedisSetup,
+    primaries: u32,
+    replicas: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    redis: Arc<Redis>,
+    /// Where it talks to the others.
+    bus: Arc<Port>,
+    /// Nobody waits for it any more.
+    lost: bool,
 }
 
 impl RedisCluster {
-    /// A cluster of so many primaries, at least one. Returns once all of them say that it is whole.
+    /// A cluster of so many primaries, at least one, without replicas. Returns once all of them say that it is whole.
     ///
     /// # Errors
     /// A node does not start, or they do not agree in time.
     pub async fn start(primaries: u32) -> Result<RedisCluster> {
-        let mut cluster = RedisCluster { nodes: Vec::new(), buses: Vec::new() };
-        for _ in 0..primaries.max(1) {
-            let bus = free_port()?;
-            let setup = RedisSetup::new()
-                .arguments(["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"])
-                .arguments(["--cluster-port", &bus.number().to_string()]);
-            cluster.nodes.push(setup.start().await?);
-            cluster.buses.push(bus);
+        RedisClusterSetup::new().primaries(primaries).start().await
+    }
+
+    /// Its nodes: the primaries in the order of their slots, then the replicas, then what came later. Those that are lost
+    /// are among them.
+    pub fn nodes(&self) -> Vec<Arc<Redis>> {
+        self.all().iter().map(|node| Arc::clone(&node.redis)).collect()
+    }
+
+    /// The node that serves a key, as the nodes say.
+    ///
+    /// # Errors
+    /// Nobody knows.
+    pub async fn owner(&self, key: &str) -> Result<Arc<Redis>> {
+        self.owner_of(self.slot(key).await?).await
+    }
+
+    /// Gives another replica to the node that serves a key; returns once it has everything and every node knows it.
+    ///
+    /// # Errors
+    /// It does not start, or they do not agree in time.
+    pub async fn add_replica(&self, key: &str) -> Result<Arc<Redis>> {
+        let primary = self.owner(key).await?;
+        let node = start_node(self.setup.clone()).await?;
+        let replica = Arc::clone(&node.redis);
+        let others: Vec<_> = self.all().iter().filter(|node| !node.lost).cloned().collect();
+        for other in &others {
+            node.meet(other).await?;
         }
-        cluster.share_slots().await?;
+        self.all().push(node);
+        self.becomes_replica(&replica, &primary).await?;
+        Ok(replica)
+    }
+
+    /// Waits until the replicas of the node that serves a key have everything so far, and cuts them off: what it
+    /// acknowledges from now on never reaches them.
+    ///
+    /// # Errors
+    /// It has no replica.
+    pub async fn hold_back_replicas(&self, key: &str) -> Result<()> {
+        self.owner(key).await?.hold_back_replicas().await
+    }
+
+    /// The node that serves a key is lost in this way. Returns once one of its replicas serves it and every node says so, and
+    /// has a replica itself, so that it can be lost too. Takes three primaries: a majority of them has to be left. Returns
+    /// the node that is lost.
+    ///
+    /// # Errors
+    /// It has no replica, or none takes over in time.
+    pub async fn lose_owner(&self, key: &str, how: Loss) -> Result<Arc<Redis>> {
+        let slot = self.slot(key).await?;
+        let lost = self.owner_of(slot).await?;
+        match how {
+            Loss::Killed => lost.kill().await?,
+            Loss::Stopped => lost.stop()?,
+        }
+        for node in self.all().iter_mut().filter(|node| Arc::ptr_eq(&node.redis, &lost)) {
+            node.lost = true;
+        }
+        let what = format!("a replica takes over the slot of {key} from {}", lost.address());
+        until(&what, async || {
+            let owner = self.agreed_owner(slot).await?;
+            let takes_over = owner.port() != lost.port() && self.is_healthy().await?;
+            Ok((takes_over && owner.takes_writes(key).await?).then_some(()))
+        })
+        .await?;
+        self.add_replica(key).await?;
+        Ok(lost)
+    }
+
+    pub(super) async fn slot(&self, key: &str) -> Result<u16> {
+        self.first_answer(async |node| node.slot_of(key).await).await
+    }
+
+    pub(super) async fn owner_of(&self, slot: u16) -> Result<Arc<Redis>> {
+        let port = self.first_answer(async |node| node.owner_of(slot).await).await?;
+        self.at(port)
+    }
+
+    /// Of whichever living node has one: a test may have ended some behind the cluster's back.
+    async fn first_answer<T, F>(&self, mut ask: impl FnMut(Arc<Redis>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send,
+    {
+        let mut last = Error::unavailable("no node of the cluster is left");
+        for node in self.living() {
+            match ask(node).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// The one whom every living node names.
+    pub(super) async fn agreed_owner(&self, slot: u16) -> Result<Arc<Redis>> {
+        let mut agreed = None;
+        for node in self.living() {
+            let port = node.owner_of(slot).await?;
+            if *agreed.get_or_insert(port) != port {
+                return Err(Error::unavailable(format!("the nodes do not agree on slot {slot}")));
+            }
+        }
+        self.at(agreed.ok_or_else(|| Error::unavailable("no node of the cluster is left"))?)
+    }
+
+    /// Those that have not been lost.
+    pub(super) fn living(&self) -> Vec<Arc<Redis>> {
+        let all = self.all();
+        all.iter().filter(|node| !node.lost).map(|node| Arc::clone(&node.redis)).collect()
+    }
+
+    async fn is_healthy(&self) -> Result<bool> {
+        for node in self.living() {
+            if !node.text(&["CLUSTER", "INFO"]).await?.contains("cluster_state:ok") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn becomes_replica(&self, replica: &Redis, primary: &Redis) -> Result<()> {
+        let (id, primary_id) = (replica.cluster_id().await?, primary.cluster_id().await?);
+        let what = format!("{} becomes a replica of {}", replica.address(), primary.address());
+        // It may not have heard of it.
+        until(&what, async || replica.done(&["CLUSTER", "REPLICATE", &primary_id]).await.map(Some)).await?;
+        replica.is_in_step().await?;
+        for node in self.living() {
+            until(&what, async || {
+                let nodes = node.text(&["CLUSTER", "NODES"]).await?;
+                let known = nodes.lines().any(|line| line.starts_with(&id) && line.contains(&primary_id));
+                Ok(known.then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn at(&self, port: u16) -> Result<Arc<Redis>> {
+        let found = self.all().iter().find(|node| node.redis.port() == port).cloned();
+        let unknown = || Error::unavailable(format!("no node of the cluster has port {port}"));
+        Ok(found.ok_or_else(unknown)?.redis)
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Node>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RedisClusterSetup {
+    /// Three primaries, no replicas, and nothing else asked of the nodes.
+    pub fn new() -> RedisClusterSetup {
+        RedisClusterSetup { node: RedisSetup::new(), primaries: 3, replicas: 0 }
+    }
+
+    /// How each node is to be started.
+    #[must_use]
+    pub fn nodes(mut self, setup: RedisSetup) -> RedisClusterSetup {
+        self.node = setup;
+        self
+    }
+
+    /// How many primaries, at least one.
+    #[must_use]
+    pub fn primaries(mut self, primaries: u32) -> RedisClusterSetup {
+        self.primaries = primaries.max(1);
+        self
+    }
+
+    /// How many replicas each of them has.
+    #[must_use]
+    pub fn replicas(mut self, replicas: u32) -> RedisClusterSetup {
+        self.replicas = replicas;
+        self
+    }
+
+    /// Starts a cluster. Returns once all nodes say that it is whole, and every replica follows its primary.
+    ///
+    /// # Errors
+    /// A node does not start, or they do not agree in time.
+    pub async fn start(self) -> Result<RedisCluster> {
+        let setup = self.node.replicated().arguments(
+            [
+                ["--cluster-enabled", "yes"],
+                ["--cluster-node-timeout", "1000"],
+                // One that was held back takes over all the same.
+                ["--cluster-replica-validity-factor", "0"],
+                // A replica stays with its primary.
+                ["--cluster-allow-replica-migration", "no"],
+            ]
+            .concat(),
+        );
+        let count = self.primaries * (1 + self.replicas);
+        let nodes = together((0..count).map(|_| start_node(setup.clone()))).await?;
+        let cluster = RedisCluster { setup, nodes: Mutex::new(nodes) };
+        cluster.share_slots(self.primaries).await?;
         cluster.introduce().await?;
-        cluster.is_whole().await?;
+        for (number, replica) in (0..count).zip(cluster.nodes()).skip(self.primaries as usize) {
+            let primary = &cluster.nodes()[(number % self.primaries) as usize];
+            cluster.becomes_replica(&replica, primary).await?;
+        }
+        let whole = async || Ok(cluster.is_healthy().await?.then_some(()));
+        until("the nodes agree on their cluster", whole).await?;
         Ok(cluster)
     }
+}
 
-    /// Its nodes, in the order of their slots.
-    pub fn nodes(&self) -> &[Redis] {
-        &self.nodes
+impl Default for RedisClusterSetup {
+    fn default() -> RedisClusterSetup {
+        RedisClusterSetup::new()
     }
+}
 
-    async fn share_slots(&self) -> Result<()> {
-        let count = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
-        for (node, number) in self.nodes.iter().zip(0_u32..) {
-            let (first, last) = (SLOTS * number / count, SLOTS * (number + 1) / count - 1);
-            node.done(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await?;
-        }
-        Ok(())
-    }
-
-    /// Who has met one of them hears of the others.
-    async fn introduce(&self) -> Result<()> {
-        let Some(first) = self.nodes.first() else { return Ok(()) };
-        for (other, bus) in self.nodes.iter().zip(&self.buses).skip(1) {
-            let (port, bus) = (other.port().to_string(), bus.number().to_string());
-            first.done(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await?;
-        }
-        Ok(())
-    }
-
-    async fn is_whole(&self) -> Result<()> {
-        let clock = SystemClock::new();
-        let end = clock.boot() + PATIENCE;
-        for node in &self.nodes {
-            loop {
-                let whole = match node.command(["CLUSTER", "INFO"]).await? {
-                    Reply::Text(info) => {
-                        let known = format!("cluster_known_nodes:{}", self.nodes.len());
-                        info.contains("cluster_state:ok") && info.contains(&known)
-                    }
-                    _ => false,
-                };
-                if whole {
-                    break;
-                }
-                if clock.boot() >= end {
-                    return Err(
-                        Error::unavailable("the nodes do not agree on their cluster").at(node.address())
-                    );
-                }
-                clock.sleep(Duration::from_millis(10)).await;
+impl RedisCluster {
+    /// Every node has an epoch of its own from the start: otherwise they find out one after the other that they have the
+    /// same.
+    async fn share_slots(&self, primaries: u32) -> Result<()> {
+        for (node, number) in self.nodes().iter().zip(0_u32..) {
+            node.done(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]).await?;
+            if number < primaries {
+                let (first, last) = (SLOTS * number / primaries, SLOTS * (number + 1) / primaries - 1);
+                node.done(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await?;
             }
         }
         Ok(())
+    }
+
+    async fn introduce(&self) -> Result<()> {
+        let nodes = self.all().clone();
+        for (number, node) in nodes.iter().enumerate() {
+            for other in &nodes[..number] {
+                node.meet(other).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn start_node(setup: RedisSetup) -> Result<Node> {
+    let bus = free_port()?;
+    let setup = setup.arguments(["--cluster-port", &bus.number().to_string()]);
+    Ok(Node { redis: Arc::new(setup.start().await?), bus: Arc::new(bus), lost: false })
+}
+
+impl Node {
+    async fn meet(&self, other: &Node) -> Result<()> {
+        let at = other.redis.endpoint();
+        let (ip, port, bus) = (at.ip().to_string(), at.port().to_string(), other.bus.number().to_string());
+        self.redis.done(&["CLUSTER", "MEET", &ip, &port, &bus]).await
     }
 }

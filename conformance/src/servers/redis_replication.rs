@@ -5,7 +5,6 @@ use lock_core::{Error, Result};
 use super::account::Account;
 use super::redis::Redis;
 use super::redis_setup::{RedisSetup, quoted};
-use super::resp::Reply;
 use super::waiting::until;
 
 impl RedisSetup {
@@ -55,6 +54,9 @@ impl Redis {
     /// It has no replica, or was not set up as [`replicated`](RedisSetup::replicated).
     pub async fn hold_back_replicas(&self) -> Result<()> {
         let account = self.account_of_replicas()?;
+        if self.info("replication").await?.contains("connected_slaves:0") {
+            return Err(Error::invalid("there is no replica to be held back").at(self.address()));
+        }
         until("every replica has everything", async || self.replicas_have_everything().await).await?;
         account.close(self).await
     }
@@ -88,40 +90,9 @@ impl Redis {
         self.done(&["WAIT", "1000", "10"]).await?;
         let info = self.info("replication").await?;
         let replicas: Vec<_> = info.lines().filter(|line| is_replica(line)).collect();
-        if replicas.is_empty() {
-            return Err(Error::unavailable("there is no replica").at(self.address()));
-        }
-        let all =
-            replicas.iter().all(|line| line.contains("state=online") && field(line, "offset=") >= written);
+        let all = !replicas.is_empty()
+            && replicas.iter().all(|line| line.contains("state=online") && field(line, "offset=") >= written);
         Ok(all.then_some(()))
-    }
-
-    /// One section of what it says about itself.
-    pub(super) async fn info(&self, section: &str) -> Result<String> {
-        self.text(&["INFO", section]).await
-    }
-
-    /// Sends a command whose answer is a text.
-    pub(super) async fn text(&self, words: &[&str]) -> Result<String> {
-        match self.answer(words).await? {
-            Reply::Text(text) => Ok(text),
-            other => Err(Error::unavailable(format!("{}: {other:?}", words.join(" "))).at(self.address())),
-        }
-    }
-
-    /// Sends a command that has to succeed.
-    pub(super) async fn done(&self, words: &[&str]) -> Result<()> {
-        self.answer(words).await.map(drop)
-    }
-
-    /// An error reply is an error here. The words are told, so no password may be among them.
-    pub(super) async fn answer(&self, words: &[&str]) -> Result<Reply> {
-        match self.command(words.iter().copied()).await? {
-            Reply::Error(error) => {
-                Err(Error::unavailable(format!("{}: {error}", words.join(" "))).at(self.address()))
-            }
-            reply => Ok(reply),
-        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use lock_core::{Clock, Error, ErrorKind, Result, SystemClock};
+use tokio::task::JoinSet;
 
 /// For how long servers may take to do what they have been told.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,4 +41,20 @@ where
         }
         clock.sleep(LOOK).await;
     }
+}
+
+/// Does all of it at once, and returns what came of it in the order in which it was given. The first error ends the others.
+pub(super) async fn together<T: Send + 'static>(
+    all: impl IntoIterator<Item = impl Future<Output = Result<T>> + Send + 'static>,
+) -> Result<Vec<T>> {
+    let mut tasks = JoinSet::new();
+    for (number, one) in all.into_iter().enumerate() {
+        tasks.spawn(async move { one.await.map(|done| (number, done)) });
+    }
+    let mut done = Vec::new();
+    while let Some(ended) = tasks.join_next().await {
+        done.push(ended.map_err(|error| Error::unavailable("a start came to no end").caused_by(error))??);
+    }
+    done.sort_by_key(|(number, _)| *number);
+    Ok(done.into_iter().map(|(_, done)| done).collect())
 }
