@@ -8,7 +8,7 @@ use lock_core::{Backend, Result, SessionId};
 
 use crate::fixture::missing;
 
-/// A store behind a network, of which a [`Fixture`](crate::Fixture) has one.
+/// A store behind a network, of which a [`Fixture`](crate::Fixture) has one: a server, or several nodes that are one store.
 ///
 /// Where it is and how it is reached has to be there; every other method is a hook, as those of the fixture are: a scenario
 /// whose hook is missing fails, and says which. Hooks reach the server by themselves, never through a scenario's proxy.
@@ -16,11 +16,14 @@ use crate::fixture::missing;
 pub trait Remote: Send + Sync {
     // How it is reached.
 
-    /// Where it listens, `host:port`: a [`Proxy`](crate::proxy::Proxy) leads there.
+    /// Where it listens, `host:port`, or a list as in a URL where that is several addresses: `host:port,host:port`. A
+    /// [`Proxy`](crate::proxy::Proxy) leads there, with a door for each. If the store tells its clients of nodes, the list has
+    /// these too.
     fn endpoint(&self) -> String;
 
-    /// The store as a client sees it that connects to this address: to the endpoint's or a proxy's. An attempt to connect
-    /// ends after [`CONNECT_TIMEOUT`].
+    /// The store as a client sees it that connects to this address: to the endpoint's or a proxy's. It is a list if the endpoint is
+    /// one, as long and in the same order, so that a node of which the client is told is reached at its door. An attempt to
+    /// connect ends after [`CONNECT_TIMEOUT`].
     async fn backend_through(&self, address: &str) -> Result<Arc<dyn Backend>>;
 
     /// The same, connected by its first call.
@@ -29,7 +32,7 @@ pub trait Remote: Send + Sync {
         Err(missing("lazy_backend_through"))
     }
 
-    // Its process.
+    // Its process. Of several nodes, all.
 
     /// Kills it as `kill -9` does, and waits until it is gone.
     async fn kill(&self) -> Result<()> {
@@ -157,4 +160,9 @@ pub struct Impairment {
     pub name: &'static str,
     /// Whether it can be over by itself: whether the error is [retryable](lock_core::Error::is_retryable).
     pub passes: bool,
+}
+
+/// The addresses in a list of them.
+pub(crate) fn addresses(list: &str) -> Vec<&str> {
+    list.split(',').collect()
 }

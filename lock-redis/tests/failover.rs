@@ -115,7 +115,7 @@ impl Remote for Pair {
         if old.replica.command(["REPLICAOF", "NO", "ONE"]).await? != Reply::Text("OK".to_owned()) {
             return Err(Error::unavailable("the replica cannot be promoted"));
         }
-        self.front.lead_to(old.replica.address());
+        self.front.lead_to(old.replica.address())?;
         let next = Nodes::behind(old.replica.clone()).await?;
         *self.nodes() = next;
         Ok(())

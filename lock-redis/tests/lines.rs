@@ -153,7 +153,7 @@ async fn a_connection_that_was_made_in_a_slow_moment_is_given_up_in_time() {
         sleep(2 * SECOND).await;
         assert!(guard.state().is_held());
         // This connection is a black hole from now on, and every other one works.
-        front.lead_to(server.address());
+        front.lead_to(server.address()).unwrap();
         middle.block(Way::Both);
         sleep(5 * SECOND).await;
         assert!(guard.state().is_held(), "dialed with a delay of {slow:?}: {:?}", guard.state());
@@ -169,7 +169,7 @@ async fn connections_that_do_not_come_about_are_no_gaps() {
     let (_session, gaps) = counting_gaps(&backend).await;
     // As a server that has no room for another client.
     let full = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    proxy.lead_to(full.local_addr().unwrap().to_string());
+    proxy.lead_to(full.local_addr().unwrap().to_string()).unwrap();
     let mut refusing = JoinSet::new();
     refusing.spawn(async move {
         while let Ok((mut client, _)) = full.accept().await {

@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::door::Door;
 use super::lane::Lane;
 use super::{Network, Rules, Way};
 
@@ -44,7 +45,7 @@ pub(super) struct Fate {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(open: Open, mut client: TcpStream) {
+pub(super) async fn serve(open: Open, door: Arc<Door>, mut client: TcpStream) {
     let network = &*open.0;
     let rules = network.rules.subscribe();
     let since = *rules.borrow();
@@ -53,7 +54,7 @@ pub(super) async fn serve(open: Open, mut client: TcpStream) {
     let ended = tokio::select! {
         biased;
         () = told_to_reset(rules.clone(), &fate) => Err(Reset),
-        ended = connect_and_carry(network, rules, &fate, &mut client, &mut server) => ended,
+        ended = connect_and_carry(network, &door, rules, &fate, &mut client, &mut server) => ended,
     };
     if ended.is_err() {
         reset(&client);
@@ -86,13 +87,14 @@ async fn told_to_reset(mut rules: watch::Receiver<Rules>, fate: &Fate) {
 
 async fn connect_and_carry(
     network: &Network,
+    door: &Door,
     rules: watch::Receiver<Rules>,
     fate: &Fate,
     client: &mut TcpStream,
     server: &mut Option<TcpStream>,
 ) -> Result<(), Reset> {
     wait_for_a_way(rules.clone(), fate, client).await?;
-    let server = server.insert(TcpStream::connect(network.upstream()).await.map_err(|_| Reset)?);
+    let server = server.insert(TcpStream::connect(door.upstream()).await.map_err(|_| Reset)?);
     // Fails only for a connection that has ended.
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);

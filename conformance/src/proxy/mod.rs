@@ -1,4 +1,4 @@
-//! [`Proxy`]: the network between a client and a server, and what can go wrong with it.
+//! [`Proxy`]: the network between clients and a server, or the several of a store, and what can go wrong with it.
 //!
 //! ```no_run
 //! # async fn example() -> lock_core::Result<()> {
@@ -14,20 +14,25 @@
 //! ```
 
 mod connection;
+mod door;
 mod lane;
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lock_core::{Clock, Error, Result, SystemClock};
-use tokio::net::{TcpListener, TcpStream};
+use lock_core::{Error, Result};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
-/// A TCP proxy to one server. Clones are the same proxy; it ends with the last of them, and its connections with it.
+use self::door::Door;
+use crate::remote::addresses;
+
+/// A TCP proxy to a server, or to several: it has a door for each, an address at which it listens and which leads there. Whatever
+/// is done to it is done to all its doors, and whatever it counts is the sum of them.
+///
+/// Clones are the same proxy; it ends with the last of them, and its connections with it.
 #[derive(Clone)]
 pub struct Proxy(Arc<Owner>);
 
@@ -57,29 +62,34 @@ pub struct Counts {
 }
 
 impl Proxy {
-    /// Listens on a free port of 127.0.0.1, and connects whoever comes to this server: `127.0.0.1:6379`.
+    /// Listens on a free port of 127.0.0.1, and connects whoever comes to this server: `127.0.0.1:6379`. For a list of several,
+    /// `127.0.0.1:7001,127.0.0.1:7002`, it listens on a port for each.
     ///
     /// A client whose connection the server refuses is reset.
     ///
     /// # Errors
     /// There is no port.
-    pub async fn to(upstream: impl Into<String>) -> Result<Proxy> {
-        let failed = |error| Error::unavailable("no port for a proxy").caused_by(error);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let network = Arc::new(Network::to(upstream.into()));
-        let task = tokio::spawn(listen(listener, network.clone()));
-        Ok(Proxy(Arc::new(Owner { address, network, task: Mutex::new(Some(task)) })))
+    pub async fn to(upstreams: impl AsRef<str>) -> Result<Proxy> {
+        let listeners = Door::to_each(upstreams.as_ref()).await?;
+        let doors = listeners.iter().map(|(_, door)| door.clone()).collect();
+        let network = Arc::new(Network::default());
+        let task = tokio::spawn(door::listen(listeners, network.clone()));
+        Ok(Proxy(Arc::new(Owner { doors, network, task: Mutex::new(Some(task)) })))
     }
 
-    /// Where it listens: `127.0.0.1:PORT`.
+    /// Where it listens: `127.0.0.1:PORT`, or a list of them in the order of its servers.
     pub fn address(&self) -> String {
-        self.0.address.to_string()
+        self.addresses().join(",")
     }
 
-    /// The port on which it listens.
+    /// Where it listens, one address for each of its servers and in their order.
+    pub fn addresses(&self) -> Vec<String> {
+        self.0.doors.iter().map(|door| door.address.to_string()).collect()
+    }
+
+    /// The port on which it listens; of several, the first one.
     pub fn port(&self) -> u16 {
-        self.0.address.port()
+        self.0.doors.first().map_or(0, |door| door.address.port())
     }
 
     /// Has everything arrive so much later, each way, also what is under way. It is the time of a wire, not of a queue:
@@ -88,9 +98,21 @@ impl Proxy {
         self.change(|rules| rules.delay = each_way);
     }
 
-    /// Leads to another server: whoever connects from now on. Connections that there are stay where they are.
-    pub fn lead_to(&self, upstream: impl Into<String>) {
-        *self.0.network.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream.into();
+    /// Leads to another server, or to a list of as many as before: whoever connects from now on. Connections that there are stay
+    /// where they are.
+    ///
+    /// # Errors
+    /// There are more or fewer of them than it has doors. Nothing is changed then.
+    pub fn lead_to(&self, upstreams: impl AsRef<str>) -> Result<()> {
+        let (doors, upstreams) = (&self.0.doors, addresses(upstreams.as_ref()));
+        if doors.len() != upstreams.len() {
+            let (doors, given) = (doors.len(), upstreams.len());
+            return Err(Error::invalid(format!(
+                "{given} servers for a proxy to {doors}: name one for each, also for those that stay"
+            )));
+        }
+        doors.iter().zip(upstreams).for_each(|(door, upstream)| door.lead_to(upstream));
+        Ok(())
     }
 
     /// Lets everything in this direction vanish, the end of a stream too, as a partition does. Connections stay open; what
@@ -188,8 +210,7 @@ impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let network = &self.0.network;
         f.debug_struct("Proxy")
-            .field("address", &self.0.address)
-            .field("upstream", &network.upstream())
+            .field("doors", &self.0.doors)
             .field("rules", &*network.rules.borrow())
             .field("counts", &self.counts())
             .finish_non_exhaustive()
@@ -198,7 +219,7 @@ impl fmt::Debug for Proxy {
 
 /// What all clones share.
 struct Owner {
-    address: SocketAddr,
+    doors: Vec<Arc<Door>>,
     network: Arc<Network>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -218,8 +239,8 @@ impl Drop for Owner {
 }
 
 /// What the proxy and its tasks share.
+#[derive(Default)]
 struct Network {
-    upstream: Mutex<String>,
     /// Every change wakes all who have to heed it.
     rules: watch::Sender<Rules>,
     cuts: Mutex<Cuts>,
@@ -261,24 +282,8 @@ struct Counters {
 }
 
 impl Network {
-    fn to(upstream: String) -> Network {
-        Network {
-            upstream: Mutex::new(upstream),
-            rules: watch::Sender::new(Rules::default()),
-            cuts: Mutex::default(),
-            swallow: AtomicBool::new(false),
-            tap: Mutex::default(),
-            open: AtomicUsize::new(0),
-            counts: Counters::default(),
-        }
-    }
-
     fn cuts(&self) -> MutexGuard<'_, Cuts> {
         self.cuts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn upstream(&self) -> String {
-        self.upstream.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn tap(&self) -> Option<Arc<Tap>> {
@@ -305,39 +310,4 @@ impl Counters {
             to_client: self.to_client.load(Ordering::SeqCst),
         }
     }
-}
-
-/// Accepts until it is closed. The connections' tasks are its own: they end with it.
-async fn listen(listener: TcpListener, network: Arc<Network>) {
-    let mut tasks = JoinSet::new();
-    let mut rules = network.rules.subscribe();
-    loop {
-        tokio::select! {
-            biased;
-            () = closed(&mut rules) => break,
-            Some(_) = tasks.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((client, _)) => welcome(&network, client, &mut tasks),
-                // The client may be gone already, or this process has too many files open.
-                Err(_) => SystemClock::new().sleep(Duration::from_millis(10)).await,
-            }
-        }
-    }
-    drop(listener);
-    tasks.shutdown().await;
-}
-
-async fn closed(rules: &mut watch::Receiver<Rules>) {
-    // Fails when nobody is left to close it, which has the same meaning.
-    let _ = rules.wait_for(|rules| rules.closed).await;
-}
-
-fn welcome(network: &Arc<Network>, client: TcpStream, tasks: &mut JoinSet<()>) {
-    if network.rules.borrow().refuse {
-        network.counts.refused.fetch_add(1, Ordering::SeqCst);
-        connection::reset(&client);
-        return;
-    }
-    network.counts.connections.fetch_add(1, Ordering::SeqCst);
-    tasks.spawn(connection::serve(connection::Open::on(network), client));
 }

@@ -11,6 +11,7 @@ use lock_core::{
 
 use crate::case::cases;
 use crate::proxy::Proxy;
+use crate::remote::addresses;
 use crate::scene::{SOON, Scene};
 use crate::servers::free_port;
 use crate::traces::Traces;
@@ -71,8 +72,7 @@ async fn everything_to_be_seen(scene: &Scene) -> Verdict<String> {
         format_args!("{refused:?}"),
     )?;
     print_error(&mut seen, &refused);
-    let nowhere = format!("127.0.0.1:{}", free_port()?.number());
-    match remote.backend_through(&nowhere).await {
+    match remote.backend_through(&nowhere(addresses(&remote.endpoint()).len())?).await {
         Ok(backend) => return Err(Failure::new("no store where no server is", format_args!("{backend:?}"))),
         Err(error) => {
             expect_eq("the kind of error", error.kind().clone(), ErrorKind::Unavailable)?;
@@ -94,6 +94,14 @@ async fn everything_to_be_seen(scene: &Scene) -> Verdict<String> {
     in_trouble(scene, &proxy, &client, &mut seen).await?;
     print(&mut seen, &guard);
     Ok(seen)
+}
+
+/// So many addresses where nobody listens.
+fn nowhere(count: usize) -> Verdict<String> {
+    // None is given to anybody else before all are named.
+    let ports = (0..count).map(|_| free_port()).collect::<lock_core::Result<Vec<_>>>()?;
+    let addresses: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{}", port.number())).collect();
+    Ok(addresses.join(","))
 }
 
 /// Errors of every call, and the traces of what is tried again.

@@ -17,7 +17,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 const WHILE: Duration = Duration::from_millis(60);
 
 pub(crate) async fn connect(proxy: &Proxy) -> TcpStream {
-    let stream = within("a connection", TcpStream::connect(proxy.address())).await.unwrap();
+    connect_to(&proxy.address()).await
+}
+
+pub(crate) async fn connect_to(address: &str) -> TcpStream {
+    let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }

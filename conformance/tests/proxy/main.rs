@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod client;
+mod doors;
 mod echo;
 
 use std::io::ErrorKind;
