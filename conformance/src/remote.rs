@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lock_core::{Backend, Result, SessionId};
+use lock_core::{Backend, LockKey, Result, SessionId};
 
 use crate::fixture::missing;
 
 /// A store behind a network, of which a [`Fixture`](crate::Fixture) has one: a server, or several nodes that are one store.
+///
+/// Where several nodes lead, each for some of the keys, hooks that concern a leader are told for which key: as it is in the store,
+/// under the [prefix](LockKey::under) of its client.
 ///
 /// Where it is and how it is reached has to be there; every other method is a hook, as those of the fixture are: a scenario
 /// whose hook is missing fails, and says which. Hooks reach the server by themselves, never through a scenario's proxy.
@@ -100,21 +103,23 @@ pub trait Remote: Send + Sync {
 
     // Its other nodes.
 
-    /// What the leader acknowledges from now on, no other node learns before it is lost. For stores whose other nodes may lag.
-    async fn hold_back_replicas(&self) -> Result<()> {
+    /// What this key's leader acknowledges from now on, no other node learns before it is lost. For stores whose other nodes may lag.
+    async fn hold_back_replicas(&self, key: &LockKey) -> Result<()> {
+        let _ = key;
         Err(missing("hold_back_replicas"))
     }
 
-    /// The leader is lost in this way, and another node takes over. Returns once that one takes writes; clients reach it as
+    /// This key's leader is lost in this way, and another node takes over. Returns once that one takes writes; clients reach it as
     /// before.
-    async fn lose_leader(&self, how: Loss) -> Result<()> {
-        let _ = how;
+    async fn lose_leader(&self, key: &LockKey, how: Loss) -> Result<()> {
+        let _ = (key, how);
         Err(missing("lose_leader"))
     }
 
-    /// The leader is cut off from the other nodes, one of which takes over; clients reach that one as before. Returns the address
-    /// at which the old leader still answers.
-    async fn isolate_leader(&self) -> Result<String> {
+    /// This key's leader is cut off from the other nodes, one of which takes over; clients reach that one as before. Returns the
+    /// address, or the list of them, through which a client reaches the old leader, which still answers.
+    async fn isolate_leader(&self, key: &LockKey) -> Result<String> {
+        let _ = key;
         Err(missing("isolate_leader"))
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lock_conformance::proxy::{Proxy, Way};
 use lock_conformance::servers::{Redis, RedisSetup, Reply};
 use lock_conformance::{CONNECT_TIMEOUT, Fixture, Loss, Remote, Suite};
-use lock_core::{Backend, Clock, Error, Result, SystemClock, async_trait};
+use lock_core::{Backend, Clock, Error, LockKey, Result, SystemClock, async_trait};
 use lock_redis::{RedisOptions, redis};
 
 /// A replica need not wait whether another one comes.
@@ -99,14 +99,14 @@ impl Remote for Pair {
         lock_redis::backend(&driver, RedisOptions::new().connect_timeout(CONNECT_TIMEOUT))
     }
 
-    async fn hold_back_replicas(&self) -> Result<()> {
+    async fn hold_back_replicas(&self, _: &LockKey) -> Result<()> {
         let nodes = self.nodes().clone();
         nodes.synchronized().await?;
         nodes.link.block(Way::Both);
         Ok(())
     }
 
-    async fn lose_leader(&self, how: Loss) -> Result<()> {
+    async fn lose_leader(&self, _: &LockKey, how: Loss) -> Result<()> {
         let old = self.nodes().clone();
         match how {
             Loss::Killed => old.primary.kill().await?,

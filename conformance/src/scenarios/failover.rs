@@ -17,7 +17,7 @@ cases! { "failover":
 /// It still answers whoever reaches it. Where it may grant all the same, whoever holds the lock elsewhere does not suffer from it.
 async fn an_old_leader_decides_nothing(scene: Scene) -> Verdict {
     let client = scene.client().await?;
-    let old = scene.remote()?.isolate_leader().await?;
+    let old = scene.remote()?.isolate_leader(&scene.key()).await?;
     let guard = scene.free_again(&client, scene.key()).await?;
     let stray = LockClient::builder(scene.remote()?.lazy_backend_through(&old)?).ttl(scene.ttl()).build()?;
     let lock = stray.mutex(scene.key())?;
@@ -57,7 +57,7 @@ async fn lost_while_it_is_held(scene: &Scene, how: Loss) -> Verdict {
     let waiting = tokio::spawn(async move { (waiting.await, SystemClock::new().boot()) });
     scene.queue(&key, 1).await?;
     scene.is_renewed(&guard).await?;
-    scene.remote()?.lose_leader(how).await?;
+    scene.remote()?.lose_leader(&key, how).await?;
     let token = guard.token();
     let deadline = tokio::select! {
         deadline = last_deadline(&guard) => Some(deadline),
@@ -89,9 +89,9 @@ async fn lost_while_it_is_held(scene: &Scene, how: Loss) -> Verdict {
 /// the first holder is told within one TTL.
 async fn a_replica_without_the_lock_takes_over(scene: Scene) -> Verdict {
     let (client, other) = (scene.client().await?, scene.client().await?);
-    scene.remote()?.hold_back_replicas().await?;
+    scene.remote()?.hold_back_replicas(&scene.key()).await?;
     let guard = client.mutex(scene.key())?.acquire().await?;
-    scene.remote()?.lose_leader(Loss::Killed).await?;
+    scene.remote()?.lose_leader(&scene.key(), Loss::Killed).await?;
     let lost = scene.now();
     let next = scene.free_again(&other, scene.key()).await?;
     expect(next.token() > guard.token(), format_args!("a token above {}", guard.token()), next.token())?;
