@@ -2,15 +2,21 @@
 //!
 //! Clients reach the primary through an address that moves with it. That is not Sentinel: nobody here decides by itself.
 
-#![expect(clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lock_conformance::proxy::{Proxy, Way};
-use lock_conformance::servers::{Redis, RedisSetup, Reply};
+use lock_conformance::servers::{Redis, RedisSetup, Reply, WallClock};
 use lock_conformance::{CONNECT_TIMEOUT, Fixture, Loss, Remote, Suite};
-use lock_core::{Backend, Clock, Error, LockKey, Result, SystemClock, async_trait};
+use lock_core::{
+    Backend, Certainty, Clock, Error, Fence, FencingToken, LockKey, Mode, Result, SystemClock, async_trait,
+};
 use lock_redis::{RedisOptions, redis};
+
+use crate::common::{SECOND, mutex, session, token};
 
 /// A replica need not wait whether another one comes.
 const AT_ONCE: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
@@ -31,7 +37,13 @@ struct Nodes {
 
 impl Pair {
     async fn start() -> Result<Pair> {
-        let nodes = Nodes::behind(Arc::new(RedisSetup::new().arguments(AT_ONCE).start().await?)).await?;
+        Pair::with(RedisSetup::new()).await
+    }
+
+    /// With this replica.
+    async fn with(replica: RedisSetup) -> Result<Pair> {
+        let primary = Arc::new(RedisSetup::new().arguments(AT_ONCE).start().await?);
+        let nodes = Nodes::behind(primary, replica).await?;
         Ok(Pair { front: Proxy::to(nodes.primary.address()).await?, nodes: Mutex::new(nodes) })
     }
 
@@ -42,10 +54,10 @@ impl Pair {
 
 impl Nodes {
     /// A primary, and a replica that has all that it has.
-    async fn behind(primary: Arc<Redis>) -> Result<Nodes> {
+    async fn behind(primary: Arc<Redis>, replica: RedisSetup) -> Result<Nodes> {
         let link = Proxy::to(primary.address()).await?;
         let of = format!("127.0.0.1 {}", link.port());
-        let setup = RedisSetup::new().arguments(AT_ONCE).arguments(["--replicaof", &of]);
+        let setup = replica.arguments(AT_ONCE).arguments(["--replicaof", &of]);
         let nodes = Nodes { primary, replica: Arc::new(setup.start().await?), link };
         nodes.synchronized().await?;
         Ok(nodes)
@@ -116,7 +128,7 @@ impl Remote for Pair {
             return Err(Error::unavailable("the replica cannot be promoted"));
         }
         self.front.lead_to(old.replica.address())?;
-        let next = Nodes::behind(old.replica.clone()).await?;
+        let next = Nodes::behind(old.replica.clone(), RedisSetup::new()).await?;
         *self.nodes() = next;
         Ok(())
     }
@@ -136,4 +148,97 @@ fn a_primary_is_lost() {
 #[test]
 fn a_replica_without_the_lock_takes_over() {
     play("failover::a_replica_without_the_lock_takes_over");
+}
+
+/// **A limit.** A key that was never granted begins at its server's clock, or at the mark if that is higher: the highest instant at
+/// which any key began. The mark is written together with the key's record, so a replica that lacks the record lacks the mark of
+/// this grant as well, and knows one from before at best. Whenever its clock has not yet come to the instant of the first grant,
+/// the token of the second is *below*: here the mark of an earlier key plus one.
+///
+/// A resource that checks tokens then refuses the one who holds the lock now, as soon as the former holder has written; and where
+/// the new one writes first, it admits the former after it. Whoever is granted the key next fares no better: its tokens go up by one.
+#[tokio::test]
+async fn a_promoted_clock_that_is_behind_grants_below() {
+    for has_a_mark in [false, true] {
+        let pair = Pair::with(behind()).await.unwrap();
+        let mark = if has_a_mark { given_back(&pair, "earlier").await.get() } else { 0 };
+        let (first, second) = granted_by_both(&pair).await;
+        assert!(second < first, "{second} after {first}");
+        if has_a_mark {
+            assert_eq!(second.get(), mark + 1);
+        } else {
+            let below = first.get() - second.get();
+            assert!((HOUR - MINUTE..=HOUR).contains(&below), "{below} below, in microseconds");
+        }
+        let mut fence = Fence::new();
+        fence.admit(Mode::Exclusive, first).unwrap();
+        fence.admit(Mode::Exclusive, second).unwrap_err();
+        let mut fence = Fence::new();
+        fence.admit(Mode::Exclusive, second).unwrap();
+        fence.admit(Mode::Exclusive, first).unwrap();
+    }
+}
+
+/// What the mark is there for: the clock may be behind all that the replica knows of. The condition is that the primary granted
+/// nothing for the first time that it had not passed on.
+#[tokio::test]
+async fn a_promoted_clock_that_is_behind_goes_on_from_the_mark() {
+    let pair = Pair::with(behind()).await.unwrap();
+    let first = granted(&pair, "k").await;
+    pair.hold_back_replicas(&key()).await.unwrap();
+    pair.lose_leader(&key(), Loss::Killed).await.unwrap();
+    assert_eq!(granted(&pair, "another").await.get(), first.get() + 1);
+}
+
+/// **A limit.** A key whose record is known goes up by one with each grant, whatever the clocks show. A replica that has the record of
+/// the key at rest, but not the latest grant of it, grants under *the same* token: a fence cannot tell the two holders apart, and
+/// admits both.
+#[tokio::test]
+async fn a_grant_that_is_lost_of_a_key_that_is_known_is_made_again_under_its_token() {
+    let pair = Pair::start().await.unwrap();
+    let before = given_back(&pair, "k").await;
+    let (first, second) = granted_by_both(&pair).await;
+    assert_eq!((first.get(), second), (before.get() + 1, first));
+    let mut fence = Fence::new();
+    for write in [first, second, first] {
+        fence.admit(Mode::Exclusive, write).unwrap();
+    }
+}
+
+/// In microseconds.
+const HOUR: u64 = 60 * MINUTE;
+const MINUTE: u64 = 60_000_000;
+
+/// A server whose wall clock is an hour behind.
+fn behind() -> RedisSetup {
+    let wall = WallClock::new().unwrap();
+    wall.step(-i64::try_from(HOUR).unwrap()).unwrap();
+    RedisSetup::new().wall_clock(&wall)
+}
+
+fn key() -> LockKey {
+    LockKey::new("k").unwrap()
+}
+
+/// The token of a grant that the primary acknowledges and the replica does not hear of, and of that which the replica makes of the
+/// same key once it has taken over.
+async fn granted_by_both(pair: &Pair) -> (FencingToken, FencingToken) {
+    pair.hold_back_replicas(&key()).await.unwrap();
+    let first = granted(pair, "k").await;
+    pair.lose_leader(&key(), Loss::Killed).await.unwrap();
+    (first, granted(pair, "k").await)
+}
+
+/// By a session that nobody renews, and that lives for as long as a test.
+async fn granted(pair: &Pair, key: &str) -> FencingToken {
+    let session = session(&pair.backend().await.unwrap(), 60 * SECOND).await;
+    FencingToken::new(token(&session.claim(&mutex(key, 1)).await.unwrap())).unwrap()
+}
+
+async fn given_back(pair: &Pair, key: &str) -> FencingToken {
+    let session = session(&pair.backend().await.unwrap(), 60 * SECOND).await;
+    let claim = mutex(key, 1);
+    let granted = token(&session.claim(&claim).await.unwrap());
+    session.release(&claim.reference(), Certainty::Settled).await.unwrap();
+    FencingToken::new(granted).unwrap()
 }
