@@ -103,7 +103,8 @@ pub trait Remote: Send + Sync {
 
     // Its other nodes.
 
-    /// What this key's leader acknowledges from now on, no other node learns before it is lost. For stores whose other nodes may lag.
+    /// What this key's leader acknowledges from now on, no other node learns before it is lost. For stores whose other nodes may
+    /// lag.
     async fn hold_back_replicas(&self, key: &LockKey) -> Result<()> {
         let _ = key;
         Err(missing("hold_back_replicas"))
