@@ -12,7 +12,8 @@ use lock_conformance::proxy::{Proxy, Way};
 use lock_conformance::servers::{Redis, RedisSetup, Reply, WallClock};
 use lock_conformance::{CONNECT_TIMEOUT, Fixture, Loss, Remote, Suite};
 use lock_core::{
-    Backend, Certainty, Clock, Error, Fence, FencingToken, LockKey, Mode, Result, SystemClock, async_trait,
+    Backend, Certainty, Clock, Error, Fence, FencingToken, LockKey, Mode, Result, Session, SystemClock,
+    async_trait,
 };
 use lock_redis::{RedisOptions, redis};
 
@@ -20,6 +21,10 @@ use crate::common::{SECOND, mutex, session, token};
 
 /// A replica need not wait whether another one comes.
 const AT_ONCE: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
+
+/// In microseconds.
+const HOUR: u64 = 60 * MINUTE;
+const MINUTE: u64 = 60_000_000;
 
 struct Pair {
     /// The address that moves.
@@ -156,7 +161,7 @@ fn a_replica_without_the_lock_takes_over() {
 /// the token of the second is *below*: here the mark of an earlier key plus one.
 ///
 /// A resource that checks tokens then refuses the one who holds the lock now, as soon as the former holder has written; and where
-/// the new one writes first, it admits the former after it. Whoever is granted the key next fares no better: its tokens go up by one.
+/// the new one writes first, it admits the former after it. Whoever is granted the key next fares no better: tokens go up by one.
 #[tokio::test]
 async fn a_promoted_clock_that_is_behind_grants_below() {
     for has_a_mark in [false, true] {
@@ -179,8 +184,7 @@ async fn a_promoted_clock_that_is_behind_grants_below() {
     }
 }
 
-/// What the mark is there for: the clock may be behind all that the replica knows of. The condition is that the primary granted
-/// nothing for the first time that it had not passed on.
+/// What the mark is there for: no clock that is behind brings back what the replica has heard of.
 #[tokio::test]
 async fn a_promoted_clock_that_is_behind_goes_on_from_the_mark() {
     let pair = Pair::with(behind()).await.unwrap();
@@ -190,9 +194,9 @@ async fn a_promoted_clock_that_is_behind_goes_on_from_the_mark() {
     assert_eq!(granted(&pair, "another").await.get(), first.get() + 1);
 }
 
-/// **A limit.** A key whose record is known goes up by one with each grant, whatever the clocks show. A replica that has the record of
-/// the key at rest, but not the latest grant of it, grants under *the same* token: a fence cannot tell the two holders apart, and
-/// admits both.
+/// **A limit.** A key whose record is known goes up by one with each grant, whatever the clocks show; here they agree. A replica
+/// that has the record of the key at rest, but not the latest grant of it, grants under *the same* token: a fence cannot tell the
+/// two holders apart, and admits both.
 #[tokio::test]
 async fn a_grant_that_is_lost_of_a_key_that_is_known_is_made_again_under_its_token() {
     let pair = Pair::start().await.unwrap();
@@ -204,10 +208,6 @@ async fn a_grant_that_is_lost_of_a_key_that_is_known_is_made_again_under_its_tok
         fence.admit(Mode::Exclusive, write).unwrap();
     }
 }
-
-/// In microseconds.
-const HOUR: u64 = 60 * MINUTE;
-const MINUTE: u64 = 60_000_000;
 
 /// A server whose wall clock is an hour behind.
 fn behind() -> RedisSetup {
@@ -229,16 +229,19 @@ async fn granted_by_both(pair: &Pair) -> (FencingToken, FencingToken) {
     (first, granted(pair, "k").await)
 }
 
-/// By a session that nobody renews, and that lives for as long as a test.
 async fn granted(pair: &Pair, key: &str) -> FencingToken {
-    let session = session(&pair.backend().await.unwrap(), 60 * SECOND).await;
-    FencingToken::new(token(&session.claim(&mutex(key, 1)).await.unwrap())).unwrap()
+    claimed(pair, key).await.1
 }
 
 async fn given_back(pair: &Pair, key: &str) -> FencingToken {
+    let (session, token) = claimed(pair, key).await;
+    session.release(&mutex(key, 1).reference(), Certainty::Settled).await.unwrap();
+    token
+}
+
+/// By a session that nobody renews, and that lives for as long as a test.
+async fn claimed(pair: &Pair, key: &str) -> (Arc<dyn Session>, FencingToken) {
     let session = session(&pair.backend().await.unwrap(), 60 * SECOND).await;
-    let claim = mutex(key, 1);
-    let granted = token(&session.claim(&claim).await.unwrap());
-    session.release(&claim.reference(), Certainty::Settled).await.unwrap();
-    FencingToken::new(granted).unwrap()
+    let granted = token(&session.claim(&mutex(key, 1)).await.unwrap());
+    (session, FencingToken::new(granted).unwrap())
 }
