@@ -88,7 +88,7 @@ impl Backend for RedisBackend {
         let domain = self.store.domain(key);
         let called = Called::new(&self.namespace.of(domain), key);
         let kept = Kept::new(self.idle_after, NOBODYS_TTL);
-        let arguments = |command: &mut Cmd| {
+        let arguments = |command: &mut Cmd, _| {
             command.arg(1).arg(&called.lock).arg(&called.name);
             match only {
                 Some(token) => command.arg(token.get()),

@@ -117,9 +117,9 @@ impl FencedWrites {
                 call.arg(*word);
             });
         };
-        let mut answer = send(connection, &scripts::FENCED.by_hash(&arguments)).await;
+        let mut answer = send(connection, &scripts::FENCED.by_hash(arguments)).await;
         if answer.as_ref().is_err_and(|error| error.kind() == redis::ServerErrorKind::NoScript.into()) {
-            answer = send(connection, &scripts::FENCED.by_code(&arguments)).await;
+            answer = send(connection, &scripts::FENCED.by_code(arguments)).await;
         }
         let answer = answer.map_err(|error| Refused::Failed(failed(error)))?;
         let wrong = || Refused::Failed(unexpected("a fenced write", &answer));

@@ -7,6 +7,7 @@ use lock_core::{Claim, ClaimRef, LockKey, Ticket};
 
 use crate::entry::Held;
 use crate::names::Names;
+use crate::scripts::LineNumber;
 
 /// How many keys without a claim are remembered before they are forgotten.
 const IDLE_KEYS: usize = 4096;
@@ -17,15 +18,23 @@ pub(crate) struct Known {
     keys: HashMap<LockKey, Key>,
     /// Every claim that may be in the store, and how it holds if that is known.
     claims: HashMap<Ticket, Option<Held>>,
-    /// How many keys there may be before those without a claim are forgotten.
+    /// How many keys there may be before those without a claim are forgotten, if that is more than `IDLE_KEYS`.
     bound: usize,
 }
 
 #[derive(Debug)]
 struct Key {
     called: Arc<Called>,
-    fence: Option<u64>,
+    fence: Option<Fence>,
     claims: usize,
+}
+
+/// The token of a grant, and the line on which it was granted. Another line may lead to a server that has taken over, which may
+/// lack grants that were made since; a token must not be foreseen there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fence {
+    pub(crate) token: u64,
+    pub(crate) line: LineNumber,
 }
 
 /// What a key is called in the store.
@@ -37,10 +46,10 @@ pub(crate) struct Called {
 
 impl Known {
     /// A claim is about to be sent. Returns the fence that its key may have, and whether this is the first copy of it.
-    pub(crate) fn claims(&mut self, names: &Names, claim: &Claim) -> (Arc<Called>, Option<u64>, bool) {
-        if self.keys.len() > self.bound {
+    pub(crate) fn claims(&mut self, names: &Names, claim: &Claim) -> (Arc<Called>, Option<Fence>, bool) {
+        if self.keys.len() > self.bound.max(IDLE_KEYS) {
             self.keys.retain(|_, key| key.claims > 0);
-            self.bound = (2 * self.keys.len()).max(IDLE_KEYS);
+            self.bound = 2 * self.keys.len();
         }
         let is_new = self.claims.insert(claim.ticket, None).is_none();
         let key = self.key(names, &claim.key);
@@ -49,12 +58,12 @@ impl Known {
     }
 
     /// It was granted under this token.
-    pub(crate) fn granted(&mut self, claim: &Claim, held: Option<Held>, token: u64) {
+    pub(crate) fn granted(&mut self, claim: &Claim, held: Option<Held>, fence: Fence) {
         if let Some(known) = self.claims.get_mut(&claim.ticket) {
             *known = held;
         }
         if let Some(key) = self.keys.get_mut(&claim.key) {
-            key.fence = Some(token);
+            key.fence = Some(fence);
         }
     }
 

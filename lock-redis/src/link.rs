@@ -18,7 +18,10 @@ use crate::dial::{Dialed, Dialer, Purpose, Signal, Signals, Target};
 use crate::ears::{self, Ear, Ears};
 use crate::failure::{failed, unexpected};
 use crate::options::RedisOptions;
-use crate::scripts::{Arguments, Script};
+use crate::scripts::{Arguments, LineNumber, Script};
+
+/// How many lines there were in this process.
+static LINES: AtomicU64 = AtomicU64::new(0);
 
 /// One connection for everything: commands, and what the server pushes (RESP3). It is made at the first call and made anew
 /// when it breaks; each time the scripts are loaded and the channels subscribed before anything else is sent on it.
@@ -40,6 +43,7 @@ struct Lines {
 /// One connection, or the way to it. All who wait for it share one dialing: it goes on where it was when a call that waited for
 /// it is given up, for a connection may take longer than any one call.
 struct Line {
+    number: LineNumber,
     dialed: Shared<Pin<Box<dyn Future<Output = Result<Dialed>> + Send>>>,
     /// Somebody has begun to dial.
     begun: AtomicBool,
@@ -92,9 +96,10 @@ impl Link {
     /// One script: by its hash, and by its text if the server has forgotten it.
     pub(crate) async fn run(&self, script: &Script, arguments: &Arguments<'_>) -> Result<Value> {
         let (line, mut connection) = self.connected().await?;
-        let answer = match self.send(&line, &mut connection, &script.by_hash(arguments)).await {
+        let with_arguments = |command: &mut Cmd| arguments(command, line.number);
+        let answer = match self.send(&line, &mut connection, &script.by_hash(with_arguments)).await {
             Err(error) if error.kind() == ServerErrorKind::NoScript.into() => {
-                self.send(&line, &mut connection, &script.by_code(arguments)).await
+                self.send(&line, &mut connection, &script.by_code(with_arguments)).await
             }
             answer => answer,
         };
@@ -225,6 +230,7 @@ impl Line {
             });
             let dialing: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(dialing);
             Line {
+                number: LineNumber(LINES.fetch_add(1, Ordering::Relaxed)),
                 dialed: dialing.shared(),
                 begun: AtomicBool::new(false),
                 retired: AtomicBool::new(false),

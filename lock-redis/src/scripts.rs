@@ -31,12 +31,17 @@ script!(FENCED, "": "fenced.lua");
 /// Those of the store itself: sent to the server at every new connection, for a call of one that it lacks costs a round trip.
 pub(crate) static ALL: [&Script; 7] = [&CLAIM, &RELEASE, &OPEN, &RENEW, &CLOSE, &FORCE_RELEASE, &INSPECT];
 
-/// What a script is called with. Asked more than once if the server has forgotten the script, or if the keys are elsewhere.
-pub(crate) type Arguments<'a> = dyn Fn(&mut Cmd) + Sync + 'a;
+/// What a script is called with, on this line. Asked more than once if the server has forgotten the script, or if the keys are
+/// elsewhere.
+pub(crate) type Arguments<'a> = dyn Fn(&mut Cmd, LineNumber) + Sync + 'a;
+
+/// Tells a line from all others of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LineNumber(pub(crate) u64);
 
 impl Script {
     /// A call by its hash, which the server may not know.
-    pub(crate) fn by_hash(&self, arguments: &Arguments<'_>) -> Cmd {
+    pub(crate) fn by_hash(&self, arguments: impl FnOnce(&mut Cmd)) -> Cmd {
         let mut command = Cmd::with_capacity(16, 512);
         command.arg("EVALSHA").arg(self.hash.as_str());
         arguments(&mut command);
@@ -44,7 +49,7 @@ impl Script {
     }
 
     /// A call with its text; the server knows it from then on.
-    pub(crate) fn by_code(&self, arguments: &Arguments<'_>) -> Cmd {
+    pub(crate) fn by_code(&self, arguments: impl FnOnce(&mut Cmd)) -> Cmd {
         let mut command = Cmd::new();
         command.arg("EVAL").arg(self.code);
         arguments(&mut command);

@@ -1,6 +1,7 @@
 //! [`RedisSession`]: one unit of liveness, and its claims.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,10 +15,10 @@ use redis::{Cmd, Value};
 use crate::entry::{self, Held};
 use crate::failure::{Redirection, redirection};
 use crate::kept::{Kept, millis};
-use crate::known::Known;
+use crate::known::{Fence, Known};
 use crate::names::Names;
 use crate::reply;
-use crate::scripts::{self, Script};
+use crate::scripts::{self, LineNumber, Script};
 use crate::store::{Listening, Question, Store};
 
 /// Each record is given more time once in so many TTLs: far less than [`KEPT_TTLS`], and far from each heartbeat.
@@ -62,7 +63,7 @@ impl RedisSession {
             known: Mutex::default(),
         };
         session
-            .run(&scripts::OPEN, |command| {
+            .run(&scripts::OPEN, |command, _| {
                 command.arg(1).arg(&session.key).arg(millis(ttl)).arg(&info);
             })
             .await?;
@@ -70,7 +71,11 @@ impl RedisSession {
     }
 
     /// A script, on the keys of this session's domain.
-    async fn run(&self, script: &'static Script, arguments: impl Fn(&mut Cmd) + Sync) -> Result<Value> {
+    async fn run(
+        &self,
+        script: &'static Script,
+        arguments: impl Fn(&mut Cmd, LineNumber) + Sync,
+    ) -> Result<Value> {
         let question = Question::Script(script, &arguments);
         self.store.ask(self.domain, Some(&self.listening), question).await
     }
@@ -93,7 +98,7 @@ impl Session for RedisSession {
         };
         let turn = u128::from(self.clock.boot().as_nanos()) / self.ttl.as_nanos().max(1) % EXTENDED_EVERY;
         let answer = self
-            .run(&scripts::RENEW, |command| {
+            .run(&scripts::RENEW, |command, _| {
                 command.arg(1).arg(&self.key).arg(millis(self.ttl)).arg(self.kept.whole);
                 for (claim, called) in known.iter().zip(&called) {
                     let extend = u128::from(claim.ticket.0) % EXTENDED_EVERY == turn;
@@ -120,16 +125,19 @@ impl Session for RedisSession {
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         let (called, fence, is_first) = self.known().claims(&self.names, claim);
         // An idle record is its fence alone, and the grant's token one above it.
-        let foreseen = fence.and_then(|fence| Some((fence, Held::foreseen(claim, fence + 1)?)));
+        let foreseen = fence.and_then(|fence| Some((fence, Held::foreseen(claim, fence.token + 1)?)));
         let asked = entry::asked(claim, &called.name, self.kept)?;
+        let on_line = AtomicU64::new(0);
         let answer = self
-            .run(&scripts::CLAIM, |command| {
+            .run(&scripts::CLAIM, |command, line| {
+                on_line.store(line.0, Ordering::Relaxed);
                 command.arg(2).arg(&self.key).arg(&called.lock).arg(&asked);
-                if let Some((fence, held)) = &foreseen {
-                    command.arg(fence).arg(held.record(self.id, claim.ticket)).arg(self.kept.used);
+                if let Some((fence, held)) = foreseen.as_ref().filter(|(fence, _)| fence.line == line) {
+                    command.arg(fence.token).arg(held.record(self.id, claim.ticket)).arg(self.kept.used);
                 }
             })
             .await;
+        let line = LineNumber(on_line.into_inner());
         let answer = answer.inspect_err(|error| {
             if is_first && error.took_effect() == Effect::NotApplied {
                 self.known().gone(&claim.key, claim.ticket);
@@ -138,7 +146,8 @@ impl Session for RedisSession {
         let claimed = reply::claimed(&answer, foreseen.map(|(_, held)| held.token));
         match &claimed {
             Ok(Claimed::Granted { token, .. }) => {
-                self.known().granted(claim, Held::foreseen(claim, token.get()), token.get());
+                let fence = Fence { token: token.get(), line };
+                self.known().granted(claim, Held::foreseen(claim, fence.token), fence);
                 // It does not end with the session, so it is not the session's to end.
                 if let Term::Fixed(_) = claim.term {
                     self.known().gone(&claim.key, claim.ticket);
@@ -160,7 +169,7 @@ impl Session for RedisSession {
         let held = held.filter(|_| !uncertain);
         let returned = entry::returned(claim.ticket, uncertain, &called.name, self.kept);
         let answer = self
-            .run(&scripts::RELEASE, |command| {
+            .run(&scripts::RELEASE, |command, _| {
                 command.arg(2).arg(&self.key).arg(&called.lock).arg(&returned);
                 if let Some(held) = &held {
                     command.arg(held.record(self.id, claim.ticket)).arg(held.token);
@@ -178,7 +187,7 @@ impl Session for RedisSession {
         // Also without a claim: it ends the session itself.
         let mut chunk = Some(chunks.next().unwrap_or_default());
         while let Some(names) = chunk {
-            self.run(&scripts::CLOSE, |command| {
+            self.run(&scripts::CLOSE, |command, _| {
                 command.arg(1).arg(&self.key).arg(self.kept.whole).arg(names);
             })
             .await?;

@@ -28,7 +28,7 @@ struct Seen {
 pub(crate) async fn inspect(store: &Store, namespace: &Namespace, key: &LockKey) -> Result<LockState> {
     let domain = store.domain(key);
     let called = Called::new(&namespace.of(domain), key);
-    let arguments = |command: &mut Cmd| {
+    let arguments = |command: &mut Cmd, _| {
         command.arg(1).arg(&called.lock).arg(&called.name);
     };
     let answer = store.ask(domain, None, Question::Script(&scripts::INSPECT, &arguments)).await?;

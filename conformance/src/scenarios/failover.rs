@@ -1,6 +1,6 @@
 //! Failover: the leader is lost or cut off, and another node takes over, which may not know all that was acknowledged.
 
-use lock_core::{Clock, End, HoldState, LockClient, Reason, SystemClock};
+use lock_core::{Clock, End, HoldState, LockClient, LockKey, Reason, SystemClock};
 
 use super::partitions::last_deadline;
 use crate::case::cases;
@@ -11,7 +11,7 @@ use crate::verdict::{Failure, Verdict, expect, expect_eq};
 cases! { "failover":
     63 => an_old_leader_decides_nothing,
     73 => a_leader_is_lost for 20,
-    74 => a_replica_without_the_lock_takes_over,
+    74 => a_replica_without_the_lock_takes_over for 20,
 }
 
 /// It still answers whoever reaches it. Where it may grant all the same, whoever holds the lock elsewhere does not suffer from it.
@@ -86,21 +86,37 @@ async fn lost_while_it_is_held(scene: &Scene, how: Loss) -> Verdict {
 }
 
 /// The documented outcome of a failover that loses what was acknowledged: the lock is granted again, under a higher token, and
-/// the first holder is told within one TTL.
+/// the first holder is told within one TTL. Also where the new leader knows the key, but not how often it was granted since.
 async fn a_replica_without_the_lock_takes_over(scene: Scene) -> Verdict {
+    for (key, granted_before) in [(scene.key(), false), (scene.named("known"), true)] {
+        let what = if granted_before { "a key that was granted before" } else { "a new key" };
+        taken_over_without(&scene, key, granted_before).await.map_err(|failure| failure.within(what))?;
+    }
+    Ok(())
+}
+
+async fn taken_over_without(scene: &Scene, key: LockKey, granted_before: bool) -> Verdict {
     let (client, other) = (scene.client().await?, scene.client().await?);
-    scene.remote()?.hold_back_replicas(&scene.key()).await?;
-    let guard = client.mutex(scene.key())?.acquire().await?;
-    scene.remote()?.lose_leader(&scene.key(), Loss::Killed).await?;
-    let (first, left) = (guard.token(), scene.state(&scene.key()).await?);
+    let lock = client.mutex(key.clone())?;
+    let often = if granted_before { 3 } else { 0 };
+    for _ in 0..often {
+        lock.acquire().await?.release().await?;
+    }
+    scene.remote()?.hold_back_replicas(&key).await?;
+    for _ in 0..often {
+        lock.acquire().await?.release().await?;
+    }
+    let guard = lock.acquire().await?;
+    scene.remote()?.lose_leader(&key, Loss::Killed).await?;
+    let (first, left) = (guard.token(), scene.state(&key).await?);
     // Where it is known, it may have ended by itself until now: then nothing of this is played.
     expect(
-        left.fence < Some(first) && left.holders.is_empty(),
+        left.fence < Some(first) && left.holders.is_empty() && left.fence.is_some() == granted_before,
         format_args!("a new leader that has not heard of the token {first}"),
         format_args!("{left:?}"),
     )?;
     let told = scene.within(scene.ttl() + NOISE, "the news that the hold is lost", guard.ending());
-    let (next, end) = tokio::join!(scene.free_again(&other, scene.key()), told);
+    let (next, end) = tokio::join!(scene.free_again(&other, key), told);
     let (next, end) = (next?, end?);
     expect(next.token() > first, format_args!("a token above {first}"), next.token())?;
     expect(

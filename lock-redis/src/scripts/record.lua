@@ -9,7 +9,8 @@
 -- Invariant: a session lives as long as its key exists. It is made by open.lua alone, under a name that is never used twice;
 -- so whoever finds it gone may take over, and no late renewal brings it back.
 -- Invariant: tokens of one key rise. A record outlives its holders and waiters, who renew its expiry, and its fence; and the
--- key 'clock' keeps the highest instant that was ever seen, should the clock go back.
+-- key 'clock' keeps the highest instant that was ever seen, should the clock go back. A server that takes over without the latest
+-- grants begins at its clock, for nobody foresees a record (claim_at_once.lua) on a connection on which he was not granted it.
 local prefix = string.match(KEYS[1], '^(.-}:)')
 local LARGEST = 9007199254740991
 
@@ -137,13 +138,11 @@ local function leave(record, id)
   return true
 end
 
--- nil where it would be above the largest.
+-- nil where it would be above the largest. The clock is looked at although the record is there: what it says last may have
+-- been lost, with the grants that another server made since. Those lie behind the clock, as all tokens do.
 local function next_token(record)
-  local token = record.fence + 1
-  if not record.known then
-    token = math.max(latest() + 1, token)
-    mark(token)
-  end
+  local token = math.max(latest() + 1, record.fence + 1)
+  if not record.known then mark(token) end
   if token <= LARGEST then return token end
 end
 
