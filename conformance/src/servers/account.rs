@@ -3,6 +3,8 @@
 //! It is how a server is cut off from another one without a network in between: its account is closed, and its connections
 //! are ended. Clients, who have other accounts, notice nothing.
 
+use std::fmt;
+
 use lock_core::Result;
 
 use super::redis::Redis;
@@ -19,6 +21,15 @@ impl Account {
     /// A replica's at its primary.
     pub(super) fn replica() -> Account {
         Account::new("replica", "+psync +replconf +ping")
+    }
+
+    /// A sentinel's at the servers that it watches; from the documentation of Redis.
+    pub(super) fn sentinel() -> Account {
+        Account::new(
+            "sentinel",
+            "allchannels +multi +slaveof +ping +exec +subscribe +config|rewrite +role +publish +info \
+             +client|setname +client|kill +script|kill",
+        )
     }
 
     fn new(name: &'static str, rights: &'static str) -> Account {
@@ -52,4 +63,11 @@ impl Account {
 /// A password for servers that end with their test.
 pub(super) fn secret() -> String {
     format!("{:032x}", fastrand::u128(..))
+}
+
+impl fmt::Debug for Account {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account").field("name", &self.name).finish_non_exhaustive()
+    }
 }

@@ -159,7 +159,7 @@ impl Redis {
             .configure(self)
             .map_err(|error| Error::unavailable("cannot write redis.conf").caused_by(error))?;
         let mut program = Program::new(&self.setup.program, self.directory())
-            .package("redis-server")
+            .package(self.setup.package())
             .arguments([file.to_string_lossy()])
             .arguments(&self.setup.arguments)
             .environment(self.setup.wall_clock.iter().flat_map(WallClock::environment))

@@ -155,6 +155,11 @@ impl RedisSetup {
         Ok(file)
     }
 
+    /// Where its program comes from.
+    pub(super) fn package(&self) -> &'static str {
+        if self.program == "redis-sentinel" { "redis-sentinel" } else { "redis-server" }
+    }
+
     /// Whom it lets in on its port, and how it calls others.
     fn ports(&self, port: u16) -> String {
         let Some(tls) = &self.tls else { return format!("port {port}\n") };
