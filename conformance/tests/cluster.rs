@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lock_conformance::Loss;
 use lock_conformance::servers::{
-    Authority, ClientCertificates, Redis, RedisCluster, RedisClusterSetup, RedisSetup, Reply, Tls,
+    Authority, ClientCertificates, Redis, RedisCluster, RedisClusterSetup, RedisSetup, Reply, Tls, WallClock,
 };
 use lock_core::{Clock, ErrorKind, SystemClock};
 
@@ -35,6 +35,22 @@ async fn each_key_lies_on_one_node_and_the_others_say_on_which() {
         }
     }
     assert!(owners.iter().all(|keys| *keys > 0), "{owners:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_goes_by_the_clock_that_is_shown_to_it() {
+    let wall = WallClock::new().unwrap();
+    let setup = RedisSetup::new().wall_clock(&wall);
+    let cluster = RedisClusterSetup::new().nodes(setup).replicas(1).start().await.unwrap();
+    let (before, clock) = (seconds(&cluster.nodes()[0]).await, SystemClock::new());
+    let machine = clock.wall_micros() / 1_000_000;
+    assert!(before.abs_diff(machine) <= 1, "{before} is not {machine}");
+    let owner = cluster.owner("k").await.unwrap();
+    assert_eq!(set(&owner, "k", "v").await, text("OK"));
+    wall.stop_at(1_500_000_000_000_000).unwrap();
+    for node in cluster.nodes() {
+        assert_eq!(seconds(&node).await, 1_500_000_000);
+    }
 }
 
 #[tokio::test]
@@ -155,6 +171,16 @@ async fn two(cluster: &RedisCluster, key: &str) -> (std::sync::Arc<Redis>, std::
     let from = cluster.owner(key).await.unwrap();
     let to = cluster.nodes().into_iter().find(|node| node.address() != from.address()).unwrap();
     (from, to)
+}
+
+async fn seconds(node: &Redis) -> u64 {
+    match reply(node, &["TIME"]).await {
+        Reply::List(time) => match &time[0] {
+            Reply::Text(seconds) => seconds.parse().unwrap(),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Whichever node it is asked of: its own, or a word on where the key lies.

@@ -14,6 +14,10 @@ use crate::remote::Loss;
 /// How many slots a cluster has: each key lies in one of them.
 const SLOTS: u32 = 16_384;
 
+/// For how long a primary of a cluster takes no writes after its start, in microseconds of the wall clock; Redis has no
+/// setting for it.
+const WRITABLE_DELAY: i64 = 2_000_000;
+
 /// Redis nodes that form a cluster: primaries, each with an equal part of the slots, and their replicas. Ends when it is
 /// dropped.
 #[derive(Debug)]
@@ -75,7 +79,8 @@ impl RedisCluster {
             node.meet(other).await?;
         }
         self.all().push(node);
-        self.becomes_replica(&replica, &primary).await?;
+        replica.becomes_replica_of(&primary).await?;
+        self.knows_replica(&replica, &primary).await?;
         Ok(replica)
     }
 
@@ -166,12 +171,10 @@ impl RedisCluster {
         Ok(true)
     }
 
-    async fn becomes_replica(&self, replica: &Redis, primary: &Redis) -> Result<()> {
-        let (id, primary_id) = (replica.cluster_id().await?, primary.cluster_id().await?);
-        let what = format!("{} becomes a replica of {}", replica.address(), primary.address());
-        // It may not have heard of it.
-        until(&what, async || replica.done(&["CLUSTER", "REPLICATE", &primary_id]).await.map(Some)).await?;
+    async fn knows_replica(&self, replica: &Redis, primary: &Redis) -> Result<()> {
         replica.is_in_step().await?;
+        let (id, primary_id) = (replica.cluster_id().await?, primary.cluster_id().await?);
+        let what = format!("every node knows {} as a replica of {}", replica.address(), primary.address());
         for node in self.living() {
             until(&what, async || {
                 let nodes = node.text(&["CLUSTER", "NODES"]).await?;
@@ -221,7 +224,8 @@ impl RedisClusterSetup {
         self
     }
 
-    /// Starts a cluster. Returns once all nodes say that it is whole, and every replica follows its primary.
+    /// Starts a cluster. Returns once all nodes say that it is whole, and every replica follows its primary. That takes two
+    /// seconds, or a fraction of one where the nodes have a [`WallClock`](super::WallClock).
     ///
     /// # Errors
     /// A node does not start, or they do not agree in time.
@@ -238,13 +242,24 @@ impl RedisClusterSetup {
             .concat(),
         );
         let count = self.primaries * (1 + self.replicas);
+        // Behind at first, and right from when they know each other: then they have not to wait.
+        if let Some(wall) = &setup.wall_clock {
+            wall.step(-WRITABLE_DELAY)?;
+        }
         let nodes = together((0..count).map(|_| start_node(setup.clone()))).await?;
         let cluster = RedisCluster { setup, nodes: Mutex::new(nodes) };
         cluster.share_slots(self.primaries).await?;
         cluster.introduce().await?;
-        for (number, replica) in (0..count).zip(cluster.nodes()).skip(self.primaries as usize) {
-            let primary = &cluster.nodes()[(number % self.primaries) as usize];
-            cluster.becomes_replica(&replica, primary).await?;
+        if let Some(wall) = &cluster.setup.wall_clock {
+            wall.step(WRITABLE_DELAY)?;
+        }
+        let (nodes, primaries) = (cluster.nodes(), self.primaries as usize);
+        let pairs = || nodes.iter().skip(primaries).zip(nodes.iter().take(primaries).cycle());
+        for (replica, primary) in pairs() {
+            replica.becomes_replica_of(primary).await?;
+        }
+        for (replica, primary) in pairs() {
+            cluster.knows_replica(replica, primary).await?;
         }
         let whole = async || Ok(cluster.is_healthy().await?.then_some(()));
         until("the nodes agree on their cluster", whole).await?;
@@ -279,7 +294,19 @@ impl RedisCluster {
                 node.meet(other).await?;
             }
         }
-        Ok(())
+        let what = "the nodes of the cluster know each other";
+        until(what, async || Ok(self.know_each_other().await?.then_some(()))).await
+    }
+
+    async fn know_each_other(&self) -> Result<bool> {
+        let nodes = self.nodes();
+        for node in &nodes {
+            let known = node.text(&["CLUSTER", "NODES"]).await?;
+            if known.lines().count() != nodes.len() || known.contains("handshake") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -74,6 +74,13 @@ impl Redis {
         account.ok_or_else(|| Error::invalid("its replicas cannot be held back: set it up as `replicated`"))
     }
 
+    /// As a node of a cluster, which may not have heard of the other one yet.
+    pub(super) async fn becomes_replica_of(&self, primary: &Redis) -> Result<()> {
+        let id = primary.cluster_id().await?;
+        let what = format!("{} becomes a replica of {}", self.address(), primary.address());
+        until(&what, async || self.done(&["CLUSTER", "REPLICATE", &id]).await.map(Some)).await
+    }
+
     /// Waits until it follows its primary, as a replica.
     pub(super) async fn is_in_step(&self) -> Result<()> {
         let what = format!("{} follows its primary", self.address());
