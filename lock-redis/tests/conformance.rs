@@ -1,12 +1,13 @@
 //! Locks in Redis, held to their promises: each scenario on a server of its own.
 
-mod fixture;
+mod fixtures;
 
 use std::process::ExitCode;
 
 use lock_conformance::{Promises, Suite};
 
-use fixture::{Standalone, join};
+use fixtures::join;
+use fixtures::standalone::Standalone;
 
 fn main() -> ExitCode {
     Suite::new("redis", Standalone::start).promises(Promises::of_this_project("redis")).children(join).main()
