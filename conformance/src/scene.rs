@@ -32,6 +32,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(600);
 
 /// A store of one's own, and whatever can be done to it.
 pub(crate) struct Scene {
+    /// It knows which domain a key is in.
+    map: Arc<dyn Backend>,
     fixture: Box<dyn Fixture>,
     ttl: Duration,
     promise: Promise,
@@ -41,7 +43,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    pub(crate) fn new(
+    pub(crate) async fn new(
         fixture: Box<dyn Fixture>,
         ttl: Duration,
         promise: Promise,
@@ -51,7 +53,8 @@ impl Scene {
             Ok(text) => text.parse().map_err(|_| Failure::new("a number in CONFORMANCE_SEED", text))?,
             Err(_) => fastrand::u64(..),
         };
-        Ok(Scene { fixture, ttl, promise, promise_was_read: Arc::default(), seed, name })
+        let map = fixture.backend().await?;
+        Ok(Scene { map, fixture, ttl, promise, promise_was_read: Arc::default(), seed, name })
     }
 
     pub(crate) fn fixture(&self) -> &dyn Fixture {
@@ -95,8 +98,19 @@ impl Scene {
         self.named("k")
     }
 
-    /// A key of this scenario alone, also where scenarios share a server.
+    /// A key of this scenario alone, also where scenarios share a server. In the store's first domain: scenarios look at the one
+    /// session that their clients have opened, and open others beside it.
     pub(crate) fn named(&self, name: &str) -> LockKey {
+        let in_first = |key: &LockKey| self.map.domain(key) == Domain::default();
+        let names = (0..100_000).map(|number| self.anywhere(&format!("{name}.{number}")));
+        std::iter::once(self.anywhere(name))
+            .chain(names)
+            .find(in_first)
+            .unwrap_or_else(|| self.anywhere(name))
+    }
+
+    /// The same, in whichever domain it is.
+    pub(crate) fn anywhere(&self, name: &str) -> LockKey {
         let text = format!("{}/{:08x}/{name}", self.name, self.seed & 0xFFFF_FFFF);
         LockKey::new(text).unwrap_or_else(|error| unreachable!("{error}"))
     }

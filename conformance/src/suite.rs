@@ -179,7 +179,7 @@ impl Suite {
     async fn play_on_stage(&self, case: &Case) -> Verdict {
         let fixture = (self.start)().await?;
         let promise = self.promises.about(case.number).clone();
-        let scene = Scene::new(fixture, self.ttl, promise, case.title())?;
+        let scene = Scene::new(fixture, self.ttl, promise, case.title()).await?;
         let seed = scene.seed();
         let used = scene.promise_was_read();
         let weaker = scene.is_promised_less();

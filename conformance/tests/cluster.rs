@@ -84,6 +84,21 @@ async fn a_replica_takes_over_for_a_node_that_is_lost_once_and_again() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_cut_off_from_the_others_stops_to_serve_and_is_replaced() {
+    let cluster = RedisClusterSetup::new().replicas(1).start().await.unwrap();
+    let old = cluster.owner("k").await.unwrap();
+    assert_eq!(set(&old, "k", "v").await, text("OK"));
+    assert_eq!(old.command(["WAIT", "1", "5000"]).await.unwrap(), Reply::Number(1));
+    assert_eq!(cluster.isolate_owner("k").await.unwrap().address(), old.address());
+    let next = cluster.owner("k").await.unwrap();
+    assert_ne!(next.address(), old.address());
+    assert_eq!(set(&next, "k", "new").await, text("OK"));
+    until("it has noticed", async || begins(&set(&old, "k", "old").await, "CLUSTERDOWN")).await;
+    let Reply::List(role) = reply(&old, &["ROLE"]).await else { panic!("no role") };
+    assert_eq!(role[0], text("master"), "it has heard that it was replaced");
+}
+
+#[tokio::test]
 async fn a_replica_that_is_held_back_takes_over_without_what_it_did_not_get() {
     let cluster = RedisClusterSetup::new().start().await.unwrap();
     let owner = cluster.owner("k").await.unwrap();

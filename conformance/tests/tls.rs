@@ -74,6 +74,23 @@ async fn a_replica_calls_its_primary_over_tls() {
 }
 
 #[test]
+fn a_server_is_certified_for_the_names_that_are_asked_for() {
+    let authority = Authority::new().unwrap();
+    let here = der(authority.server().unwrap().certificate());
+    let elsewhere = der(authority.server_named(["elsewhere.test", "192.0.2.7"]).unwrap().certificate());
+    // As they stand in the certificate: the kind of name, its length, and the name.
+    let (localhost, loopback) = (b"\x82\x09localhost".as_slice(), b"\x87\x04\x7f\x00\x00\x01".as_slice());
+    let (named, numbered) = (b"\x82\x0eelsewhere.test".as_slice(), b"\x87\x04\xc0\x00\x02\x07".as_slice());
+    for (certificate, yes, no) in [
+        (here, [localhost, loopback], [named, numbered]),
+        (elsewhere, [named, numbered], [localhost, loopback]),
+    ] {
+        let says = |name: &[u8]| certificate.windows(name.len()).any(|bytes| bytes == name);
+        assert!(yes.iter().all(|name| says(name)) && !no.iter().any(|name| says(name)));
+    }
+}
+
+#[test]
 fn files_are_this_users_alone_and_go_with_the_last_who_needs_them() {
     let authority = Authority::new().unwrap();
     let (first, second) = (authority.server().unwrap(), authority.server_named(["elsewhere.test"]).unwrap());
@@ -87,6 +104,22 @@ fn files_are_this_users_alone_and_go_with_the_last_who_needs_them() {
     assert!(second.key().exists());
     drop(second);
     assert!(files.iter().all(|file| !file.exists()));
+}
+
+/// What is in a PEM file.
+fn der(path: &Path) -> Vec<u8> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('-'));
+    let digits: Vec<_> = lines
+        .flat_map(str::bytes)
+        .filter_map(|byte| DIGITS.iter().position(|digit| *digit == byte))
+        .collect();
+    let bytes = digits.chunks_exact(4).flat_map(|four| {
+        let number = four.iter().fold(0, |number, digit| number << 6 | digit);
+        [number >> 16, number >> 8, number].map(|byte| u8::try_from(byte & 0xff).unwrap())
+    });
+    bytes.collect()
 }
 
 async fn server(tls: &Tls) -> Redis {

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use lock_core::{Domain, Effect, Error, ErrorKind, LockKey, Result};
 use redis::{Cmd, ConnectionInfo, Value};
 
@@ -108,30 +110,44 @@ impl Cluster {
             .map_err(|error| error.at(node.commands.endpoint()))
     }
 
-    /// All nodes that have slots, as one of them says.
+    /// All nodes that have slots, as the first of them says that answers.
     pub(crate) async fn primaries(&self) -> Result<Vec<Node>> {
-        let mut command = Cmd::new();
-        command.arg("CLUSTER").arg("SLOTS");
-        let mut last = None;
-        for _ in 0..self.candidates().len() {
-            let address = self.next_candidate()?;
-            let node = self.node(&address);
-            match self.watched(&address, node.commands.call(&command)).await {
-                Ok(answer) => {
-                    let named =
-                        slots(&answer, &address.host).ok_or_else(|| unexpected("CLUSTER SLOTS", &answer))?;
-                    if named.is_empty() {
-                        return Err(Error::unavailable("no node has any slot").at(node.commands.endpoint()));
-                    }
+        let nobody_is_known = self.state().named.is_empty();
+        // At first, whoever of them is not there is not waited for.
+        let candidates = if nobody_is_known { self.candidates() } else { vec![self.next_candidate()?] };
+        let mut asked: FuturesUnordered<_> =
+            candidates.iter().map(|address| self.primaries_as_told_by(address)).collect();
+        let mut refusal: Option<Error> = None;
+        while let Some(told) = asked.next().await {
+            match told {
+                Ok(named) => {
                     self.state().named.clone_from(&named);
                     self.forget_strangers();
                     return Ok(named.iter().map(|address| self.node(address)).collect());
                 }
-                Err(error) if is_node_well(&error) => return Err(error.at(node.commands.endpoint())),
-                Err(error) => last = Some(error.at(node.commands.endpoint())),
+                // One that answers and refuses says more than those that are not there.
+                Err(error) => {
+                    let says_more = *error.kind() != ErrorKind::Unavailable;
+                    if says_more || refusal.is_none() {
+                        refusal = Some(error);
+                    }
+                }
             }
         }
-        Err(last.unwrap_or_else(|| Error::new(ErrorKind::Misconfigured, "a cluster has at least one node")))
+        Err(refusal
+            .unwrap_or_else(|| Error::new(ErrorKind::Misconfigured, "a cluster has at least one node")))
+    }
+
+    async fn primaries_as_told_by(&self, address: &Address) -> Result<Vec<Address>> {
+        let node = self.node(address);
+        let mut command = Cmd::new();
+        command.arg("CLUSTER").arg("SLOTS");
+        let told = async {
+            let answer = self.watched(address, node.commands.call(&command)).await?;
+            let named = slots(&answer, &address.host).ok_or_else(|| unexpected("CLUSTER SLOTS", &answer))?;
+            if named.is_empty() { Err(Error::unavailable("no node has any slot")) } else { Ok(named) }
+        };
+        told.await.map_err(|error| error.at(node.commands.endpoint()))
     }
 
     /// Who has this domain, as far as is known; otherwise somebody who knows.

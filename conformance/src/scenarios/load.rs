@@ -139,9 +139,9 @@ impl Stage {
         Stage {
             recorder: Recorder::new(),
             register: FencedRegister::new(BTreeSet::new()),
-            mutex: scene.named("mutex"),
-            catalogue: scene.named("catalogue"),
-            permits: scene.named("permits"),
+            mutex: scene.anywhere("mutex"),
+            catalogue: scene.anywhere("catalogue"),
+            permits: scene.anywhere("permits"),
         }
     }
 
@@ -252,7 +252,7 @@ async fn ten_thousand_cycles_leave_nothing(scene: Scene) -> Verdict {
     let client = scene.client_with(|builder| builder.ttl(LONG)).await?;
     // Whatever is opened at the first use and kept.
     for number in 0..64 {
-        client.mutex(scene.named(&format!("k{number}")))?.acquire().await?.release().await?;
+        client.mutex(scene.anywhere(&format!("k{number}")))?.acquire().await?.release().await?;
     }
     let counted = async || {
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -261,7 +261,7 @@ async fn ten_thousand_cycles_leave_nothing(scene: Scene) -> Verdict {
     let before = counted().await?;
     let mut working = JoinSet::new();
     for task in 0..64 {
-        let lock = client.mutex(scene.named(&format!("k{}", task % 48)))?;
+        let lock = client.mutex(scene.anywhere(&format!("k{}", task % 48)))?;
         working.spawn(async move {
             for cycle in 0..157 {
                 let guard = lock.acquire().await?;

@@ -62,14 +62,18 @@ async fn down_at_start(scene: Scene) -> Verdict {
 async fn killed_and_started_again(scene: Scene) -> Verdict {
     let remote = scene.remote()?;
     let (client, other) = (scene.client().await?, scene.client().await?);
-    let guard = client.mutex(scene.key())?.acquire().await?;
+    // So that the lease outlives the starts of a store that takes its time.
+    let patient = scene.client_with(|b| b.ttl(scene.ttl() * 5)).await?;
+    let kept = patient.mutex(scene.named("kept"))?.acquire().await?;
     for _ in 0..2 {
         remote.kill().await?;
         remote.start_again().await?;
-        let busy = scene.client().await?.mutex(scene.key())?.try_acquire().await?;
+        let busy = scene.client().await?.mutex(scene.named("kept"))?.try_acquire().await?;
         expect(busy.is_err(), "busy after the start", "granted")?;
-        scene.is_renewed(&guard).await?;
+        scene.within(scene.ttl() * 5, "a renewal", kept.extended(deadline(&kept)?)).await?;
+        expect_eq("the holder's token", scene.holder(&scene.named("kept")).await?.token, kept.token())?;
     }
+    let guard = scene.free_again(&client, scene.key()).await?;
     remote.kill().await?;
     remote.start_again_empty().await?;
     let end = scene.within(scene.ttl() + NOISE, "the news that the hold is lost", guard.ending()).await?;

@@ -100,13 +100,38 @@ impl RedisCluster {
     /// # Errors
     /// It has no replica, or none takes over in time.
     pub async fn lose_owner(&self, key: &str, how: Loss) -> Result<Arc<Redis>> {
-        let slot = self.slot(key).await?;
-        let lost = self.owner_of(slot).await?;
+        let lost = self.owner(key).await?;
         match how {
             Loss::Killed => lost.kill().await?,
             Loss::Stopped => lost.stop()?,
         }
-        for node in self.all().iter_mut().filter(|node| Arc::ptr_eq(&node.redis, &lost)) {
+        self.is_replaced(&lost, key).await?;
+        Ok(lost)
+    }
+
+    /// The other nodes and the replicas cannot reach the node that serves a key any more, but clients can. It knows that
+    /// it is alone, and refuses to serve, as Redis does where it does not see most of the primaries. Returns as
+    /// [`lose_owner`](RedisCluster::lose_owner) does, with the node that is cut off.
+    ///
+    /// # Errors
+    /// It has no replica, or none takes over in time.
+    pub async fn isolate_owner(&self, key: &str) -> Result<Arc<Redis>> {
+        let cut_off = self.owner(key).await?;
+        cut_off.account_of_replicas()?.close(&cut_off).await?;
+        // It no longer answers their pings, and no longer sends any of its own.
+        cut_off.done(&["DEBUG", "DROP-CLUSTER-PACKET-FILTER", "0"]).await?;
+        let nodes = cut_off.text(&["CLUSTER", "NODES"]).await?;
+        for other in nodes.lines().filter(|line| !line.contains("myself")) {
+            let id = other.split(' ').next().unwrap_or_default();
+            cut_off.done(&["CLUSTER", "FORGET", id]).await?;
+        }
+        self.is_replaced(&cut_off, key).await?;
+        Ok(cut_off)
+    }
+
+    async fn is_replaced(&self, lost: &Arc<Redis>, key: &str) -> Result<()> {
+        let slot = self.slot(key).await?;
+        for node in self.all().iter_mut().filter(|node| Arc::ptr_eq(&node.redis, lost)) {
             node.lost = true;
         }
         let what = format!("a replica takes over the slot of {key} from {}", lost.address());
@@ -116,8 +141,7 @@ impl RedisCluster {
             Ok((takes_over && owner.takes_writes(key).await?).then_some(()))
         })
         .await?;
-        self.add_replica(key).await?;
-        Ok(lost)
+        self.add_replica(key).await.map(drop)
     }
 
     pub(super) async fn slot(&self, key: &str) -> Result<u16> {
@@ -160,6 +184,17 @@ impl RedisCluster {
     pub(super) fn living(&self) -> Vec<Arc<Redis>> {
         let all = self.all();
         all.iter().filter(|node| !node.lost).map(|node| Arc::clone(&node.redis)).collect()
+    }
+
+    /// Waits until every living node says that all slots are served.
+    ///
+    /// # Errors
+    /// They do not within twenty seconds.
+    pub async fn is_whole(&self) -> Result<()> {
+        until("every node says that the cluster is whole", async || {
+            Ok(self.is_healthy().await?.then_some(()))
+        })
+        .await
     }
 
     async fn is_healthy(&self) -> Result<bool> {
@@ -230,7 +265,10 @@ impl RedisClusterSetup {
     /// # Errors
     /// A node does not start, or they do not agree in time.
     pub async fn start(self) -> Result<RedisCluster> {
-        let setup = self.node.replicated().arguments(
+        let mut setup = self.node.replicated();
+        // Of those on this machine: how a node is cut off from the others.
+        setup.lines += "enable-debug-command local\n";
+        let setup = setup.arguments(
             [
                 ["--cluster-enabled", "yes"],
                 ["--cluster-node-timeout", "1000"],
@@ -261,8 +299,7 @@ impl RedisClusterSetup {
         for (replica, primary) in pairs() {
             cluster.knows_replica(replica, primary).await?;
         }
-        let whole = async || Ok(cluster.is_healthy().await?.then_some(()));
-        until("the nodes agree on their cluster", whole).await?;
+        cluster.is_whole().await?;
         Ok(cluster)
     }
 }
