@@ -7,7 +7,7 @@ use lock_core::{Error, ErrorKind, Result};
 
 use super::account::Account;
 use super::redis::Redis;
-use super::redis_setup::{RedisSetup, quoted};
+use super::redis_setup::RedisSetup;
 use super::resp::Reply;
 use super::waiting::{together, until};
 use crate::remote::Loss;
@@ -259,7 +259,7 @@ impl RedisSentinelsSetup {
         self
     }
 
-    /// A password that the sentinels ask for.
+    /// A password that the sentinels ask for, also of each other.
     #[must_use]
     pub fn password(mut self, password: impl Into<String>) -> RedisSentinelsSetup {
         self.password = Some(password.into());
@@ -305,9 +305,6 @@ impl RedisSentinelsSetup {
         ] {
             // Writing to a string cannot fail.
             let _ = writeln!(lines, "sentinel {setting} {NAME} {value}");
-        }
-        if let Some(password) = &self.password {
-            let _ = writeln!(lines, "sentinel sentinel-pass {}", quoted(password));
         }
         setup.lines = lines;
         setup
