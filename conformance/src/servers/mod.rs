@@ -1,7 +1,14 @@
 //! Real servers, for the tests of the stores that need one, and what can be done to them.
 //!
-//! A server listens on a free port of 127.0.0.1, or on an [`Island`], which can be cut off. It keeps its data in a directory of its own, and ends with the value that
-//! stands for it: the process and the directory are gone when that is dropped, and also when the test is killed.
+//! A server listens on a free port of 127.0.0.1, or on an [`Island`], which can be cut off. It keeps its data in a
+//! directory of its own, and ends with the value that stands for it: the process and the directory are gone when that is
+//! dropped, and also when the test is killed.
+//!
+//! - [`Redis`]: one server, and replicas of it that can be held back.
+//! - [`RedisSentinels`]: a primary and its replicas, one of which takes its place when it is lost or cut off.
+//! - [`RedisCluster`]: the same for each part of the keys, and parts that move.
+//! - [`Authority`] and [`Tls`]: servers that speak TLS, with certificates that are good or bad.
+//! - [`WallClock`]: the time that a server sees.
 //!
 //! ```no_run
 //! # async fn example() -> lock_core::Result<()> {
