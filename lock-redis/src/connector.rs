@@ -173,7 +173,7 @@ fn sentinels(url: &mut StoreUrl, options: &RedisOptions) -> Result<Sentinels> {
     });
     // The address of the primary takes the place of this one.
     let server = info(address(url, String::new(), PORT), settings(url).set_db(database))?;
-    Ok(Sentinels { infos: infos.collect::<Result<_>>()?, name, server })
+    Ok(Sentinels::new(infos.collect::<Result<_>>()?, name, server))
 }
 
 fn cluster(url: &StoreUrl) -> Result<(Vec<Address>, ConnectionInfo)> {

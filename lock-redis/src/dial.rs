@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use lock_core::{Clock, Error, ErrorKind, ExposeSecret, Result, SystemClock};
+use lock_core::{BootTime, Clock, Error, ErrorKind, ExposeSecret, Result, SystemClock};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -31,6 +31,9 @@ const BUFFER: usize = 1024;
 const PATIENCE: Duration = Duration::from_millis(100);
 const ROUND_TRIPS: u32 = 4;
 const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
+
+/// For how long a primary is used while no sentinel can be asked, before they are asked again.
+const UNWATCHED: Duration = Duration::from_secs(10);
 
 /// Where a connection is to lead.
 #[derive(Clone)]
@@ -69,6 +72,8 @@ pub(crate) struct Dialed {
     pub(crate) patience: Duration,
     /// The sentinels, who say when another server becomes the primary.
     _watch: Vec<MultiplexedConnection>,
+    /// When to ask them again, if none of them watches.
+    pub(crate) ask_again_at: Option<BootTime>,
 }
 
 /// Makes connections: each is ready when the server has the scripts and sends to everybody who listens.
@@ -124,7 +129,9 @@ impl Dialer {
         let info = with_credentials(info, &self.options).await?;
         let mut connection = connect(info, &self.options, signals).await?;
         let patience = self.prepare(&mut connection).await?;
-        Ok(Dialed { connection, patience, _watch: watch })
+        let unwatched = self.may_lead_elsewhere() && watch.is_empty();
+        let ask_again_at = unwatched.then(|| SystemClock::new().boot() + UNWATCHED);
+        Ok(Dialed { connection, patience, _watch: watch, ask_again_at })
     }
 
     /// All in one round trip, for the way back may be long and a lease short. Returns for how long it may be silent.

@@ -165,6 +165,9 @@ impl Link {
                 }
             };
             match dialed {
+                Ok(dialed) if dialed.ask_again_at.is_some_and(|at| self.clock.boot() >= at) => {
+                    self.lines.retire(&line);
+                }
                 Ok(dialed) => return Ok((line, dialed.connection)),
                 Err(error) => {
                     // Nothing was sent on it, so nobody can have missed anything by it: the next call tries anew. So does this

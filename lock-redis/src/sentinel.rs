@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -29,17 +29,30 @@ const SWITCH: &str = "+switch-master";
 #[derive(Debug)]
 pub(crate) struct Sentinels {
     /// How each of them is reached.
-    pub(crate) infos: Vec<ConnectionInfo>,
+    infos: Vec<ConnectionInfo>,
     /// What they call the primary.
-    pub(crate) name: String,
+    name: String,
     /// How the primary is reached, but for its address.
-    pub(crate) server: ConnectionInfo,
+    server: ConnectionInfo,
+    /// Whom they named last.
+    latest: Mutex<Option<Address>>,
 }
 
-/// The primary, and those who would say that it is another.
+/// The primary, and those who would say that it is another; nobody, if none of them could be asked.
 pub(crate) struct Primary {
     pub(crate) server: ConnectionInfo,
     pub(crate) watch: Vec<MultiplexedConnection>,
+}
+
+/// What the connections to the sentinels tell, once it is known which of them are kept.
+#[derive(Default)]
+struct Watch {
+    kept: OnceLock<Kept>,
+}
+
+struct Kept {
+    primary: Address,
+    ended: Vec<Arc<AtomicBool>>,
 }
 
 /// What one of them says.
@@ -48,59 +61,97 @@ struct Answer {
     /// It rises with each failover: whoever knows of a later one is right.
     epoch: u64,
     connection: MultiplexedConnection,
+    ended: Arc<AtomicBool>,
 }
 
 impl Sentinels {
+    pub(crate) fn new(infos: Vec<ConnectionInfo>, name: String, server: ConnectionInfo) -> Sentinels {
+        Sentinels { infos, name, server, latest: Mutex::default() }
+    }
+
     pub(crate) fn endpoint(&self) -> String {
         let hosts: Vec<_> = self.infos.iter().map(|info| info.addr().to_string()).collect();
         let scheme = if Address::is_with_tls(&self.server) { "rediss+sentinel" } else { "redis+sentinel" };
         format!("{scheme}://{}/{}", hosts.join(","), self.name)
     }
 
-    /// Asks all of them. `signals` then tells of another primary, and when one of those who would say so is gone: rather ask anew
-    /// than be the last to know.
+    /// Asks all of them. `signals` then tells of another primary, and when nobody is left who would.
+    ///
+    /// Whoever cannot reach any of them stays with the primary that they named last: that they are away is no reason to lose a lock.
     pub(crate) async fn primary(&self, options: &RedisOptions, signals: &Signals) -> Result<Primary> {
-        let chosen: Arc<OnceLock<Address>> = Arc::default();
-        let (mut answers, mut refusals) = (Vec::new(), Vec::new());
+        let latest = self.latest().clone();
+        let watch: Arc<Watch> = Arc::default();
+        let (answers, refusals) = self.answers(options, signals, &watch, latest.is_some()).await;
+        let primary = match (answers.iter().max_by_key(|answer| answer.epoch), latest) {
+            (Some(answer), _) => answer.address.clone(),
+            (None, Some(latest)) if refusals.iter().all(|(_, error)| error.is_retryable()) => latest,
+            (None, _) => return Err(self.nobody_knows(&refusals)),
+        };
+        *self.latest() = Some(primary.clone());
+        let server = primary.reached_from_here(options).info(&self.server);
+        let ended: Vec<_> = answers.iter().map(|answer| answer.ended.clone()).collect();
+        // Nobody else sets it.
+        let _ = watch.kept.set(Kept { primary, ended: ended.clone() });
+        if !ended.is_empty() && ended.iter().all(|ended| ended.load(Ordering::SeqCst)) {
+            // Before anybody looked.
+            signals(Signal::Ended);
+        }
+        Ok(Primary { server, watch: answers.into_iter().map(|answer| answer.connection).collect() })
+    }
+
+    /// Of those that answer in time. Who knows a primary already does not wait for long for somebody to say so again.
+    async fn answers(
+        &self,
+        options: &RedisOptions,
+        signals: &Signals,
+        watch: &Arc<Watch>,
+        is_known: bool,
+    ) -> (Vec<Answer>, Vec<(&ConnectionInfo, Error)>) {
         let clock = SystemClock::new();
-        let mut asked: FuturesUnordered<_> = self
-            .infos
-            .iter()
-            .map(|info| (info, self.watch(&chosen, signals)))
-            .map(|(info, watch)| async move {
-                self.ask(info, options, watch).await.map_err(|error| (info, error))
-            })
-            .collect();
-        let mut grace: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
+        let mut asked: FuturesUnordered<_> =
+            self.infos.iter().map(|info| self.ask(info, options, signals, watch)).collect();
+        let (mut answers, mut refusals) = (Vec::new(), Vec::new());
+        let mut limit = is_known.then(|| clock.sleep(options.connect_timeout / 4));
         loop {
             let next = poll_fn(|context| match asked.poll_next_unpin(context) {
-                Poll::Pending => match &mut grace {
-                    Some(grace) => grace.as_mut().poll(context).map(|()| None),
+                Poll::Pending => match &mut limit {
+                    Some(limit) => limit.as_mut().poll(context).map(|()| None),
                     None => Poll::Pending,
                 },
                 ready => ready,
             });
             match next.await {
-                None => break,
+                None => return (answers, refusals),
                 Some(Ok(answer)) => {
+                    if answers.is_empty() {
+                        limit = Some(clock.sleep(GRACE));
+                    }
                     answers.push(answer);
-                    grace.get_or_insert_with(|| clock.sleep(GRACE));
                 }
                 Some(Err(refusal)) => refusals.push(refusal),
             }
         }
-        let Some(latest) = answers.iter().max_by_key(|answer| answer.epoch) else {
-            return Err(self.nobody_knows(&refusals));
-        };
-        let address = latest.address.clone();
-        // Nobody else sets it.
-        let _ = chosen.set(address.clone());
-        let server = address.reached_from_here(options).info(&self.server);
-        Ok(Primary { server, watch: answers.into_iter().map(|answer| answer.connection).collect() })
     }
 
-    async fn ask(&self, info: &ConnectionInfo, options: &RedisOptions, watch: Signals) -> Result<Answer> {
-        let mut connection = connect(info.clone(), options, watch).await?;
+    async fn ask<'a>(
+        &self,
+        info: &'a ConnectionInfo,
+        options: &RedisOptions,
+        signals: &Signals,
+        watch: &Arc<Watch>,
+    ) -> Result<Answer, (&'a ConnectionInfo, Error)> {
+        let ended: Arc<AtomicBool> = Arc::default();
+        let told = self.told(watch, signals, &ended);
+        let answer = async {
+            let mut connection = connect(info.clone(), options, told).await?;
+            let (address, epoch) = self.question(&mut connection).await?;
+            Ok(Answer { address, epoch, connection, ended })
+        };
+        answer.await.map_err(|error| (info, error))
+    }
+
+    /// Where the primary is, and how new that is.
+    async fn question(&self, connection: &mut MultiplexedConnection) -> Result<(Address, u64)> {
         // Before the question, so that no switch falls between.
         connection.subscribe(SWITCH).await.map_err(unreachable)?;
         let mut questions = Pipeline::new();
@@ -127,22 +178,34 @@ impl Sentinels {
             _ => None,
         };
         let address = address.ok_or_else(|| unexpected("SENTINEL GET-MASTER-ADDR-BY-NAME", named))?;
-        Ok(Answer { address, epoch: epoch(described).unwrap_or(0), connection })
+        Ok((address, epoch(described).unwrap_or(0)))
     }
 
     /// What a sentinel's connection may tell.
-    fn watch(&self, chosen: &Arc<OnceLock<Address>>, signals: &Signals) -> Signals {
-        let (name, chosen, signals) = (self.name.clone(), chosen.clone(), signals.clone());
+    fn told(&self, watch: &Arc<Watch>, signals: &Signals, ended: &Arc<AtomicBool>) -> Signals {
+        let (name, watch, signals, ended) =
+            (self.name.clone(), watch.clone(), signals.clone(), ended.clone());
         Arc::new(move |signal| match signal {
-            Signal::Ended => signals(Signal::Ended),
+            Signal::Ended => {
+                ended.store(true, Ordering::SeqCst);
+                let nobody_is_left =
+                    |kept: &Kept| kept.ended.iter().all(|ended| ended.load(Ordering::SeqCst));
+                if watch.kept.get().is_some_and(nobody_is_left) {
+                    signals(Signal::Ended);
+                }
+            }
             Signal::Push(push) => {
                 let Some(next) = switched(&push, &name) else { return };
                 // All of them tell; who has heard it from the first is there already.
-                if chosen.get() != Some(&next) {
+                if watch.kept.get().is_none_or(|kept| kept.primary != next) {
                     signals(Signal::Ended);
                 }
             }
         })
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Option<Address>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is wrong with most of them is said of all.

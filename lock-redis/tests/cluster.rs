@@ -117,9 +117,10 @@ async fn whoever_waits_listens_where_the_slot_has_moved() {
     }
     let released = clock.boot();
     assert_eq!(guard.release().await.unwrap(), End::Released);
-    waiting.join_next().await.unwrap().unwrap().unwrap();
+    let next = waiting.join_next().await.unwrap().unwrap().unwrap();
     let took = clock.boot().since(released);
     assert!(took < SECOND / 5, "{took:?}: it was not told");
+    assert_eq!(next.release().await.unwrap(), End::Released);
 }
 
 /// Some keys are here and some are there: nothing is granted that is held, and whoever holds it goes on holding it. What decides
