@@ -71,7 +71,7 @@ pub(crate) struct Dialed {
     /// For how long it may be silent before it is suspect.
     pub(crate) patience: Duration,
     /// The sentinels, who say when another server becomes the primary.
-    _watch: Vec<MultiplexedConnection>,
+    _watch: Arc<[MultiplexedConnection]>,
     /// When to ask them again, if none of them watches.
     pub(crate) ask_again_at: Option<BootTime>,
 }
@@ -131,7 +131,7 @@ impl Dialer {
         let patience = self.prepare(&mut connection).await?;
         let unwatched = self.may_lead_elsewhere() && watch.is_empty();
         let ask_again_at = unwatched.then(|| SystemClock::new().boot() + UNWATCHED);
-        Ok(Dialed { connection, patience, _watch: watch, ask_again_at })
+        Ok(Dialed { connection, patience, _watch: watch.into(), ask_again_at })
     }
 
     /// All in one round trip, for the way back may be long and a lease short. Returns for how long it may be silent.
