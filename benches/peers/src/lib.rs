@@ -1,0 +1,157 @@
+//! What the comparisons share: their rounds, what a cycle costs, and bare commands.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lock_core::{Lock, Result};
+use lock_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
+use lock_redis::redis::io::tcp::TcpSettings;
+use lock_redis::redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Script, Value};
+
+/// How often each has its turn.
+pub const ROUNDS: usize = 5;
+/// How long nobody needs to renew anything.
+pub const TTL: Duration = Duration::from_secs(3_600);
+
+const TIME: Duration = Duration::from_millis(1_500);
+
+/// One of those that are compared.
+pub struct Peer {
+    name: &'static str,
+    rounds: Vec<Round>,
+}
+
+/// What came of a round, or of several.
+#[derive(Clone, Copy)]
+pub struct Round {
+    /// Cycles a second.
+    pub rate: f64,
+    /// What each cycle took of the processor, in microseconds.
+    client: f64,
+    servers: f64,
+}
+
+impl Peer {
+    pub fn new(name: &'static str) -> Peer {
+        Peer { name, rounds: Vec::new() }
+    }
+
+    /// So many tasks do one cycle after the other, until the time of a round is over.
+    pub async fn plays<F, C>(
+        &mut self,
+        servers: &[u32],
+        tasks: usize,
+        cycle: impl Fn(usize) -> F,
+    ) -> Result<()>
+    where
+        F: Fn() -> C + Send + 'static,
+        C: Future<Output = Result<()>> + Send,
+    {
+        let cpu_of_all = || (cpu(std::process::id()), servers.iter().map(|pid| cpu(*pid)).sum::<f64>());
+        let before = cpu_of_all();
+        let start = Instant::now();
+        let working: Vec<_> = (0..tasks)
+            .map(|task| {
+                let cycle = cycle(task);
+                tokio::spawn(async move {
+                    let mut cycles = 0_u32;
+                    while start.elapsed() < TIME {
+                        cycle().await?;
+                        cycles += 1;
+                    }
+                    Ok::<_, lock_core::Error>(cycles)
+                })
+            })
+            .collect();
+        let mut cycles = 0_u32;
+        for work in working {
+            cycles += work.await.expect("no panic")?;
+        }
+        let (cycles, time, after) = (f64::from(cycles), start.elapsed(), cpu_of_all());
+        let each = |before: f64, after: f64| (after - before) / cycles * 1e6;
+        let round = Round {
+            rate: cycles / time.as_secs_f64(),
+            client: each(before.0, after.0),
+            servers: each(before.1, after.1),
+        };
+        self.says(&round);
+        self.rounds.push(round);
+        Ok(())
+    }
+
+    /// The medians of its rounds, each figure on its own.
+    pub fn median(&self) -> Round {
+        let median = |figure: fn(&Round) -> f64| {
+            let mut figures: Vec<_> = self.rounds.iter().map(figure).collect();
+            figures.sort_unstable_by(f64::total_cmp);
+            figures[figures.len() / 2]
+        };
+        let (rate, client) = (median(|round| round.rate), median(|round| round.client));
+        let round = Round { rate, client, servers: median(|round| round.servers) };
+        self.says(&round);
+        round
+    }
+
+    fn says(&self, Round { rate, client, servers }: &Round) {
+        println!(
+            "{:>14}: {rate:>7.0} cycles/s; processor for each: client {client:>5.1} µs, server {servers:>5.1} µs",
+            self.name
+        );
+    }
+}
+
+/// Seconds of the processor that a process has used.
+fn cpu(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+    let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    ticks / 100.0
+}
+
+/// A cycle of ours.
+pub async fn locked(lock: Lock) -> Result<()> {
+    lock.acquire().await?.release().await.map(|_| ())
+}
+
+/// As our own connections are set up.
+pub fn tcp() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
+}
+
+/// One connection for all tasks.
+pub async fn connect(url: &str) -> MultiplexedConnection {
+    let info = url.into_connection_info().expect("a URL of the driver's");
+    let client = Client::open(info.set_tcp_settings(tcp())).expect("its settings");
+    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(1024);
+    client.get_multiplexed_async_connection_with_config(&config).await.expect("a connection")
+}
+
+/// Bare commands on one key: `SET NX PX`, and a script that compares and deletes.
+#[derive(Clone)]
+pub struct Bare<C> {
+    connection: C,
+    key: Arc<str>,
+    script: Arc<Script>,
+}
+
+impl<C: ConnectionLike> Bare<C> {
+    pub fn new(connection: C, key: &str) -> Bare<C> {
+        Bare { connection, key: key.into(), script: Arc::new(Script::new(COMPARE_AND_DELETE)) }
+    }
+
+    pub async fn cycle(mut self) -> Result<()> {
+        const OWNER: &str = "00112233445566778899aabbccddeeff";
+        let mut set = Cmd::new();
+        set.arg("SET").arg(&*self.key).arg(OWNER).arg("NX").arg("PX").arg(3_600_000);
+        let answer = self.connection.req_packed_command(&set).await.expect("an answer");
+        assert_eq!(answer, Value::Okay);
+        let mut give_back = self.script.key(&*self.key);
+        give_back.arg(OWNER);
+        assert_eq!(give_back.invoke_async(&mut self.connection).await, Ok(1));
+        Ok(())
+    }
+}
+
+const COMPARE_AND_DELETE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
