@@ -69,6 +69,10 @@ impl Link {
 
     /// Connects, unless it is connected.
     pub(crate) async fn connect(&self) -> Result<()> {
+        // What is there is not copied: in a cluster this is asked before every call of a session.
+        if self.lines.current().is_dialed() {
+            return Ok(());
+        }
         self.connected().await.map(|_| ())
     }
 
@@ -241,6 +245,10 @@ impl Line {
                 silent_since: AtomicU64::new(0),
             }
         })
+    }
+
+    fn is_dialed(&self) -> bool {
+        matches!(self.dialed.peek(), Some(Ok(_)))
     }
 
     /// Of a line that was used, and so is dialed.
