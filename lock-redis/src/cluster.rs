@@ -41,12 +41,20 @@ pub(crate) struct Cluster {
 
 #[derive(Debug, Default)]
 struct State {
-    nodes: HashMap<Address, Node>,
-    owners: HashMap<Domain, Address>,
+    members: HashMap<Address, Arc<Member>>,
+    /// Each of them is among the members.
+    owners: HashMap<Domain, Arc<Member>>,
     /// The primaries, as they are called in the cluster.
     named: Vec<Address>,
     /// Whom to ask when nobody is known to have a domain: another one after each failure.
     turn: usize,
+}
+
+/// A node, and how it is called in the cluster.
+#[derive(Debug)]
+struct Member {
+    address: Address,
+    node: Node,
 }
 
 impl Cluster {
@@ -73,10 +81,13 @@ impl Cluster {
         question: Question<'_>,
     ) -> Result<Value> {
         for _ in 0..=REDIRECTIONS {
-            let (address, node) = self.owner(domain).await?;
-            let error = match self.watched(&address, node.ask(listener, question)).await {
+            let (member, is_known) = self.owner(domain).await?;
+            let Member { address, node } = &*member;
+            let error = match self.watched(address, node.ask(listener, question)).await {
                 Ok(answer) => {
-                    self.is_owned_by(domain, address);
+                    if !is_known {
+                        self.is_owned_by(domain, member);
+                    }
                     return Ok(answer);
                 }
                 Err(error) => error,
@@ -84,7 +95,7 @@ impl Cluster {
             match redirection(&error) {
                 Some(Redirection::Moved(host, port)) => {
                     let next = Address::new(host.unwrap_or(&address.host), port);
-                    self.is_owned_by(domain, next);
+                    self.is_owned_by(domain, self.member(&next));
                 }
                 Some(Redirection::Moving(_)) => return Err(moving(error).at(node.commands.endpoint())),
                 None => return Err(error.at(node.commands.endpoint())),
@@ -103,9 +114,9 @@ impl Cluster {
         };
         let Some(Redirection::Moving(Some((host, port)))) = redirection(&error) else { return Err(error) };
         let (asked, _) = self.owner(domain).await?;
-        let next = Address::new(host.unwrap_or(&asked.host), port);
-        let node = self.node(&next);
-        self.watched(&next, node.commands.call_asking(command))
+        let member = self.member(&Address::new(host.unwrap_or(&asked.address.host), port));
+        let Member { address, node } = &*member;
+        self.watched(address, node.commands.call_asking(command))
             .await
             .map_err(|error| error.at(node.commands.endpoint()))
     }
@@ -123,7 +134,7 @@ impl Cluster {
                 Ok(named) => {
                     self.state().named.clone_from(&named);
                     self.forget_strangers();
-                    return Ok(named.iter().map(|address| self.node(address)).collect());
+                    return Ok(named.iter().map(|address| self.member(address).node.clone()).collect());
                 }
                 // One that answers and refuses says more than those that are not there.
                 Err(error) => {
@@ -139,7 +150,8 @@ impl Cluster {
     }
 
     async fn primaries_as_told_by(&self, address: &Address) -> Result<Vec<Address>> {
-        let node = self.node(address);
+        let member = self.member(address);
+        let node = &member.node;
         let mut command = Cmd::new();
         command.arg("CLUSTER").arg("SLOTS");
         let told = async {
@@ -150,8 +162,8 @@ impl Cluster {
         told.await.map_err(|error| error.at(node.commands.endpoint()))
     }
 
-    /// Who has this domain, as far as is known; otherwise somebody who knows.
-    async fn owner(&self, domain: Domain) -> Result<(Address, Node)> {
+    /// Who has this domain, and whether that is known; otherwise somebody who knows.
+    async fn owner(&self, domain: Domain) -> Result<(Arc<Member>, bool)> {
         let (known, nobody) = {
             let state = self.state();
             (state.owners.get(&domain).cloned(), state.named.is_empty())
@@ -159,21 +171,23 @@ impl Cluster {
         if nobody {
             self.primaries().await?;
         }
-        let address = match known {
-            Some(address) => address,
-            None => self.next_candidate()?,
-        };
-        let node = self.node(&address);
-        Ok((address, node))
+        match known {
+            Some(owner) => Ok((owner, true)),
+            None => Ok((self.member(&self.next_candidate()?), false)),
+        }
     }
 
-    fn is_owned_by(&self, domain: Domain, address: Address) {
+    fn is_owned_by(&self, domain: Domain, owner: Arc<Member>) {
         let mut state = self.state();
-        if state.owners.get(&domain) != Some(&address) {
-            if !state.named.contains(&address) && !self.seeds.contains(&address) {
-                state.named.push(address.clone());
+        let State { members, owners, named, .. } = &mut *state;
+        let address = &owner.address;
+        if owners.get(&domain).is_none_or(|known| known.address != *address) {
+            if !named.contains(address) && !self.seeds.contains(address) {
+                named.push(address.clone());
             }
-            state.owners.insert(domain, address);
+            // It may have been forgotten while it was asked.
+            let owner = members.entry(address.clone()).or_insert(owner).clone();
+            owners.insert(domain, owner);
         }
     }
 
@@ -188,10 +202,10 @@ impl Cluster {
         next.ok_or_else(|| Error::new(ErrorKind::Misconfigured, "a cluster has at least one node"))
     }
 
-    fn node(&self, address: &Address) -> Node {
+    fn member(&self, address: &Address) -> Arc<Member> {
         let mut state = self.state();
-        if let Some(node) = state.nodes.get(address) {
-            return node.clone();
+        if let Some(member) = state.members.get(address) {
+            return member.clone();
         }
         let reached = if self.seeds.contains(address) {
             address.clone()
@@ -203,15 +217,18 @@ impl Cluster {
             Arc::new(Link::new(target, purpose, self.options.clone()))
         };
         let node = Node { commands: link(Purpose::Commands), news: link(Purpose::News) };
-        state.nodes.insert(address.clone(), node.clone());
-        node
+        let member = Arc::new(Member { address: address.clone(), node });
+        state.members.insert(address.clone(), member.clone());
+        member
     }
 
     /// Connections to nodes that are none any more, or that were asked under another name, end when nobody uses them.
     fn forget_strangers(&self) {
         let mut state = self.state();
-        let State { nodes, owners, named, .. } = &mut *state;
-        nodes.retain(|address, _| named.contains(address) || owners.values().any(|owner| owner == address));
+        let State { members, owners, named, .. } = &mut *state;
+        members.retain(|address, _| {
+            named.contains(address) || owners.values().any(|owner| owner.address == *address)
+        });
     }
 
     /// Awaits an answer. Where none comes, or is given up, somebody else may have taken over from this node.
@@ -239,7 +256,7 @@ impl Drop for Doubt<'_> {
     fn drop(&mut self) {
         if let Some(address) = self.address {
             let mut state = self.cluster.state();
-            state.owners.retain(|_, owner| owner != address);
+            state.owners.retain(|_, owner| owner.address != *address);
             state.turn = state.turn.wrapping_add(1);
         }
     }
