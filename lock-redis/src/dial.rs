@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,10 +16,14 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
     PushKind, RedisConnectionInfo, ServerErrorKind, Value,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 
 use crate::address::Address;
 use crate::ears::{self, Ears};
 use crate::failure::{unexpected, unreachable};
+use crate::gather::Gathering;
 use crate::options::{Credentials, RedisOptions};
 use crate::sentinel::Sentinels;
 use crate::{reply, scripts};
@@ -104,9 +109,10 @@ impl Dialer {
     }
 
     /// A server may fall silent at any step of what it takes, so the limit is for all of them together.
-    pub(crate) async fn dial(self, signals: Signals) -> Result<Dialed> {
+    pub(crate) async fn dial(self, signals: Signals, under_way: Arc<AtomicUsize>) -> Result<Dialed> {
         let limit = self.options.connect_timeout;
-        let (mut dialing, mut pause) = (pin!(self.steps(signals)), SystemClock::new().sleep(limit));
+        let (mut dialing, mut pause) =
+            (pin!(self.steps(signals, &under_way)), SystemClock::new().sleep(limit));
         poll_fn(|context| match dialing.as_mut().poll(context) {
             Poll::Ready(dialed) => Poll::Ready(dialed),
             Poll::Pending => pause.as_mut().poll(context).map(|()| {
@@ -118,7 +124,7 @@ impl Dialer {
         .await
     }
 
-    async fn steps(&self, signals: Signals) -> Result<Dialed> {
+    async fn steps(&self, signals: Signals, under_way: &Arc<AtomicUsize>) -> Result<Dialed> {
         let (info, watch) = match &self.target {
             Target::Server(info) => (ConnectionInfo::clone(info), Vec::new()),
             Target::Primary(sentinels) => {
@@ -127,7 +133,7 @@ impl Dialer {
             }
         };
         let info = with_credentials(info, &self.options).await?;
-        let mut connection = connect(info, &self.options, signals).await?;
+        let mut connection = connect(info, &self.options, signals, Some(under_way)).await?;
         let patience = self.prepare(&mut connection).await?;
         let unwatched = self.may_lead_elsewhere() && watch.is_empty();
         let ask_again_at = unwatched.then(|| SystemClock::new().boot() + UNWATCHED);
@@ -197,11 +203,13 @@ pub(crate) fn endpoint(info: &ConnectionInfo) -> String {
     }
 }
 
-/// One connection to one server, as the user that the settings name.
+/// One connection to one server, as the user that the settings name. Through TLS and without a count of the calls that are under
+/// way the driver opens it, and its task writes each command as it comes.
 pub(crate) async fn connect(
     info: ConnectionInfo,
     options: &RedisOptions,
     signals: Signals,
+    under_way: Option<&Arc<AtomicUsize>>,
 ) -> Result<MultiplexedConnection> {
     let client = client(info, options)?;
     let config = AsyncConnectionConfig::new()
@@ -213,7 +221,37 @@ pub(crate) async fn connect(
             signals(if push.kind == PushKind::Disconnection { Signal::Ended } else { Signal::Push(push) });
             Ok::<(), redis::aio::SendError>(())
         });
-    client.get_multiplexed_async_connection_with_config(&config).await.map_err(unreachable)
+    let info = client.get_connection_info();
+    let connected = match (info.addr(), under_way) {
+        (ConnectionAddr::Tcp(host, port), Some(under_way)) => {
+            let stream = TcpStream::connect((host.as_str(), *port))
+                .await
+                .map_err(|error| unreachable(error.into()))?;
+            // Small commands, each awaited: without it they wait for the acknowledgement of the one before.
+            stream.set_nodelay(true).map_err(|error| unreachable(error.into()))?;
+            gathering(stream, info.redis_settings(), config, under_way).await
+        }
+        #[cfg(unix)]
+        (ConnectionAddr::Unix(path), Some(under_way)) => {
+            let stream =
+                tokio::net::UnixStream::connect(path).await.map_err(|error| unreachable(error.into()))?;
+            gathering(stream, info.redis_settings(), config, under_way).await
+        }
+        _ => client.get_multiplexed_async_connection_with_config(&config).await,
+    };
+    connected.map_err(unreachable)
+}
+
+async fn gathering(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    settings: &RedisConnectionInfo,
+    config: AsyncConnectionConfig,
+    under_way: &Arc<AtomicUsize>,
+) -> redis::RedisResult<MultiplexedConnection> {
+    let (connection, task) = MultiplexedConnection::new_with_config(settings, stream, config).await?;
+    // It ends with the last clone of the connection.
+    Handle::current().spawn(Gathering::new(task, under_way.clone()));
+    Ok(connection)
 }
 
 async fn with_credentials(info: ConnectionInfo, options: &RedisOptions) -> Result<ConnectionInfo> {

@@ -31,6 +31,7 @@ mod ears;
 mod entry;
 mod failure;
 mod fenced;
+mod gather;
 mod kept;
 mod known;
 mod link;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ struct Line {
     /// Somebody has begun to dial.
     begun: AtomicBool,
     retired: AtomicBool,
+    /// How many calls have not been answered.
+    under_way: Arc<AtomicUsize>,
     /// When the latest call was sent that was answered. Answers come in order: whatever was sent before was answered, too, though
     /// nobody may have been there to see it. In nanoseconds of the boot clock, as is the other.
     answered_up_to: AtomicU64,
@@ -230,17 +232,20 @@ impl Line {
                 }
             });
             // All share it, so that all would share a panic: of the runtime, if that ends meanwhile.
-            let dialing = AssertUnwindSafe(dialer.dial(signals)).catch_unwind().map(|dialed| {
-                dialed.unwrap_or_else(|_| {
-                    Err(Error::unavailable("the connection was being made when its runtime ended"))
-                })
-            });
+            let under_way: Arc<AtomicUsize> = Arc::default();
+            let dialing =
+                AssertUnwindSafe(dialer.dial(signals, under_way.clone())).catch_unwind().map(|dialed| {
+                    dialed.unwrap_or_else(|_| {
+                        Err(Error::unavailable("the connection was being made when its runtime ended"))
+                    })
+                });
             let dialing: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(dialing);
             Line {
                 number: LineNumber(LINES.fetch_add(1, Ordering::Relaxed)),
                 dialed: dialing.shared(),
                 begun: AtomicBool::new(false),
                 retired: AtomicBool::new(false),
+                under_way,
                 answered_up_to: AtomicU64::new(0),
                 silent_since: AtomicU64::new(0),
             }
@@ -282,6 +287,7 @@ struct Unanswered<'a> {
 
 impl<'a> Unanswered<'a> {
     fn new(link: &'a Link, line: &'a Arc<Line>) -> Unanswered<'a> {
+        line.under_way.fetch_add(1, Ordering::Relaxed);
         Unanswered { link, line, sent: link.clock.boot(), answered: false }
     }
 
@@ -301,6 +307,7 @@ impl<'a> Unanswered<'a> {
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
+        self.line.under_way.fetch_sub(1, Ordering::Relaxed);
         if !self.answered && self.line.is_suspect(self.sent.as_nanos(), self.link.clock.boot().as_nanos()) {
             self.link.lines.retire(self.line);
         }

@@ -143,7 +143,7 @@ impl Sentinels {
         let ended: Arc<AtomicBool> = Arc::default();
         let told = self.told(watch, signals, &ended);
         let answer = async {
-            let mut connection = connect(info.clone(), options, told).await?;
+            let mut connection = connect(info.clone(), options, told, None).await?;
             let (address, epoch) = self.question(&mut connection).await?;
             Ok(Answer { address, epoch, connection, ended })
         };
