@@ -116,9 +116,7 @@ fn options(mut options: RedisOptions, url: &mut StoreUrl) -> Result<RedisOptions
             ));
         }
     }
-    if !options.tls.is_empty() && !url.scheme().starts_with("rediss") {
-        return Err(wrong("files for TLS are given, and the URL asks for none: it has to begin with rediss"));
-    }
+    options.tls.suit(url.scheme().starts_with("rediss"))?;
     Ok(options)
 }
 

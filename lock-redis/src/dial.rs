@@ -117,7 +117,8 @@ impl Dialer {
             Poll::Ready(dialed) => Poll::Ready(dialed),
             Poll::Pending => pause.as_mut().poll(context).map(|()| {
                 Err(Error::unavailable(format!(
-                    "no connection within {limit:?}; is it up, and can it be reached from here?"
+                    "no connection within {limit:?}; is it up, can it be reached from here, and does it speak TLS (rediss) or \
+                     not (redis)?"
                 )))
             }),
         })
@@ -132,9 +133,15 @@ impl Dialer {
                 (found.server, found.watch)
             }
         };
+        let at = endpoint(&info);
         let info = with_credentials(info, &self.options).await?;
-        let mut connection = connect(info, &self.options, signals, Some(under_way)).await?;
-        let patience = self.prepare(&mut connection).await?;
+        let dialing = async {
+            let mut connection = connect(info, &self.options, signals, Some(under_way)).await?;
+            let patience = self.prepare(&mut connection).await?;
+            Ok((connection, patience))
+        };
+        // Where sentinels led to is not what the URL names.
+        let (connection, patience) = dialing.await.map_err(|error: Error| error.at(at))?;
         let unwatched = self.may_lead_elsewhere() && watch.is_empty();
         let ask_again_at = unwatched.then(|| SystemClock::new().boot() + UNWATCHED);
         Ok(Dialed { connection, patience, _watch: watch.into(), ask_again_at })

@@ -6,6 +6,7 @@ use lock_core::{Effect, Error, ErrorKind};
 use redis::{RedisError, ServerErrorKind, Value};
 
 use crate::address::Address;
+use crate::tls;
 
 /// The error for a command that failed.
 pub(crate) fn failed(error: RedisError) -> Error {
@@ -117,6 +118,9 @@ fn is_refused_up_front(code: &str) -> bool {
 
 fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
     use redis::ErrorKind as Driver;
+    if let Some(explained) = tls::explain(error) {
+        return explained;
+    }
     match (error.kind(), error.code()) {
         (Driver::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
             (ErrorKind::Denied, "check user and password (ACL GETUSER)")
@@ -167,7 +171,8 @@ fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
         }
         _ => (
             ErrorKind::Unavailable,
-            "is it up, can it be reached from here, and has it room for another connection (maxclients)?",
+            "is it up, can it be reached from here, has it room for another connection (maxclients), and does it speak TLS \
+             (rediss) or not (redis)?",
         ),
     }
 }

@@ -53,6 +53,7 @@ use lock_core::{Backend, Result};
 /// The driver, in the version that this crate is built with.
 pub use redis;
 
+use self::address::Address;
 use self::backend::RedisBackend;
 pub use self::connector::RedisConnector;
 use self::dial::Target;
@@ -65,8 +66,10 @@ use self::store::Store;
 /// the store has one of its own, made at the first call.
 ///
 /// # Errors
-/// [`InvalidInput`](lock_core::ErrorKind::InvalidInput) for a namespace that cannot be one.
+/// [`InvalidInput`](lock_core::ErrorKind::InvalidInput) for a namespace that cannot be one;
+/// [`Misconfigured`](lock_core::ErrorKind::Misconfigured) for files for TLS where the client is one without.
 pub fn backend(client: &redis::Client, options: RedisOptions) -> Result<Arc<dyn Backend>> {
+    options.tls.suit(Address::is_with_tls(client.get_connection_info()))?;
     let namespace = Namespace::new(&options.namespace)?;
     let (target, idle_after) =
         (Target::Server(Box::new(client.get_connection_info().clone())), options.idle_after);
