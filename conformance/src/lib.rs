@@ -64,7 +64,7 @@ mod verdict;
 
 pub use self::fixture::Fixture;
 pub use self::promises::{MATRIX, Promise, Promises, Row, rows};
-pub use self::remote::{CONNECT_TIMEOUT, Impairment, Loss, Remote};
+pub use self::remote::{CONNECT_TIMEOUT, Impairment, Impostor, Loss, Remote};
 pub use self::skew::SkewedClock;
 pub use self::suite::{Suite, scenarios};
 pub use self::verdict::{Failure, Verdict};

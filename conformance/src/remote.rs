@@ -126,7 +126,7 @@ pub trait Remote: Send + Sync {
 
     // Who may do what.
 
-    /// What must never be seen: passwords, tokens.
+    /// What must never be seen: passwords, tokens, the lines of private keys. Asked for when everything was to be seen.
     fn secrets(&self) -> Vec<String> {
         Vec::new()
     }
@@ -134,6 +134,11 @@ pub trait Remote: Send + Sync {
     /// A client with a wrong password.
     async fn stranger(&self) -> Result<Arc<dyn Backend>> {
         Err(missing("stranger"))
+    }
+
+    /// Clients that meet an impostor each, where the store's servers show certificates. The impostors stay as long as the fixture.
+    async fn impostors(&self) -> Result<Vec<Impostor>> {
+        Ok(Vec::new())
     }
 
     /// A client whose account may do no more than the store's documentation asks for.
@@ -154,6 +159,15 @@ pub enum Loss {
     Killed,
     /// It is stopped: its connections stay open, and nobody answers.
     Stopped,
+}
+
+/// A server that is not the one that a client means, or cannot prove it.
+#[derive(Clone, Debug)]
+pub struct Impostor {
+    /// What is wrong with its certificate: `expired`.
+    pub flaw: &'static str,
+    /// A client that is led to it, connected by its first call.
+    pub client: Arc<dyn Backend>,
 }
 
 /// How long a client of a scenario may take to connect.

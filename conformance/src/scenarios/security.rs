@@ -11,7 +11,7 @@ use lock_core::{
 
 use crate::case::cases;
 use crate::proxy::Proxy;
-use crate::remote::addresses;
+use crate::remote::{Impostor, addresses};
 use crate::scene::{SOON, Scene};
 use crate::servers::free_port;
 use crate::traces::Traces;
@@ -25,8 +25,6 @@ cases! { "security":
 
 /// On a thread and a runtime of its own, so that whatever is traced there is seen.
 async fn strangers_are_refused_and_secrets_kept(scene: Scene) -> Verdict {
-    let secrets = scene.remote()?.secrets();
-    expect(!secrets.is_empty(), "a store with secrets to keep", "the fixture names no `secrets`")?;
     let traces = Traces::default();
     let heard = traces.clone();
     let looked = std::thread::scope(|scope| {
@@ -37,7 +35,8 @@ async fn strangers_are_refused_and_secrets_kept(scene: Scene) -> Verdict {
         watched.join()
     });
     let seen = looked.map_err(|_| Failure::new("no panic", "one"))??;
-    let traced = heard.text();
+    let (traced, secrets) = (heard.text(), scene.remote()?.secrets());
+    expect(!secrets.is_empty(), "a store with secrets to keep", "the fixture names no `secrets`")?;
     expect(!traced.is_empty(), "something that is traced", "nothing was")?;
     for (place, text) in [("what can be printed", seen), ("the traces", traced)] {
         for secret in &secrets {
@@ -66,12 +65,9 @@ async fn everything_to_be_seen(scene: &Scene) -> Verdict<String> {
             opened.err().ok_or_else(|| Failure::new("a refusal of a wrong password", "none"))?
         }
     };
-    expect(
-        *refused.kind() == ErrorKind::Denied && !refused.is_retryable(),
-        "a refusal that does not pass",
-        format_args!("{refused:?}"),
-    )?;
+    is_a_refusal(&refused, "of a wrong password")?;
     print_error(&mut seen, &refused);
+    impostors_are_refused(scene, &mut seen).await?;
     match remote.backend_through(&nowhere(addresses(&remote.endpoint()).len())?).await {
         Ok(backend) => return Err(Failure::new("no store where no server is", format_args!("{backend:?}"))),
         Err(error) => {
@@ -94,6 +90,29 @@ async fn everything_to_be_seen(scene: &Scene) -> Verdict<String> {
     in_trouble(scene, &proxy, &client, &mut seen).await?;
     print(&mut seen, &guard);
     Ok(seen)
+}
+
+/// Whoever meets one is told at once, and does not go on trying.
+async fn impostors_are_refused(scene: &Scene, seen: &mut String) -> Verdict {
+    for Impostor { flaw, client } in scene.remote()?.impostors().await? {
+        print(seen, &client);
+        let client = LockClient::builder(client).ttl(scene.ttl()).build()?;
+        let what = format!("an answer to whoever meets an impostor ({flaw})");
+        let opened = scene.within(SOON * 2, &what, client.open()).await?;
+        let of = format!("of an impostor ({flaw})");
+        let refused = opened.err().ok_or_else(|| Failure::new(format_args!("a refusal {of}"), "none"))?;
+        is_a_refusal(&refused, &of)?;
+        print_error(seen, &refused);
+    }
+    Ok(())
+}
+
+fn is_a_refusal(error: &Error, of: &str) -> Verdict {
+    expect(
+        *error.kind() == ErrorKind::Denied && !error.is_retryable(),
+        format_args!("a refusal {of} that does not pass"),
+        format_args!("{error:?}"),
+    )
 }
 
 /// So many addresses where nobody listens.
@@ -216,11 +235,7 @@ async fn nothing_with_those_of_a_neighbour(scene: &Scene) -> Verdict {
     ];
     for (what, error) in errors {
         let error = error.ok_or_else(|| Failure::new(format_args!("a refusal of {what}"), "none"))?;
-        expect(
-            *error.kind() == ErrorKind::Denied && !error.is_retryable(),
-            format_args!("a refusal of {what}"),
-            format_args!("{error:?}"),
-        )?;
+        is_a_refusal(&error, &format!("of {what}"))?;
     }
     scene.is_renewed(&guard).await?;
     expect_eq("the end", guard.release().await?, End::Released)
