@@ -50,10 +50,9 @@ impl TlsFiles {
             client_tls: identity.map(|(chain, key)| read_identity(chain, key, &provider)).transpose()?,
             root_cert: self.authority.as_deref().map(read_authority).transpose()?,
         };
-        Client::build_with_tls(info, certificates).map_err(|error| {
-            // Of the files, it repeats nothing: they were looked at.
-            wrong(format!("the driver does not take the files for TLS: {error}"))
-        })
+        // Its words may repeat a line of a file.
+        Client::build_with_tls(info, certificates)
+            .map_err(|_| wrong("the driver does not take these files for TLS, or these settings".to_owned()))
     }
 }
 

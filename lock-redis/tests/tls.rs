@@ -146,6 +146,10 @@ async fn certificates_are_renewed_under_a_client_that_runs() {
     let server = RedisSetup::new().persistent().tls(&tls).start().await.unwrap();
     let client = client(&format!("rediss://{}?{}", server.address(), files(&known, &of_client)), 30 * SECOND);
     client.mutex("k").unwrap().acquire().await.unwrap().release().await.unwrap();
+    // A connection that is open has no use for them.
+    std::fs::write(&known, "no certificate").unwrap();
+    client.mutex("k").unwrap().acquire().await.unwrap().release().await.unwrap();
+    std::fs::copy(old.certificate(), &known).unwrap();
 
     server.kill().await.unwrap();
     std::fs::copy(new.certificate(), old.certificate()).unwrap();
