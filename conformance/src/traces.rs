@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 /// Everything that is traced, on every level. Clones are the same.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,9 @@ struct Inner {
 impl Traces {
     /// Listens to this thread for as long as something runs on it.
     pub(crate) fn during<T>(&self, run: impl FnOnce() -> T) -> T {
+        // While there is only one listener, what another thread is the first to trace is asked about there, where nobody listens,
+        // and from then on is off here as well. So there are two, of which one hears nothing.
+        let _another = Dispatch::new(self.clone());
         tracing::subscriber::with_default(self.clone(), run)
     }
 
