@@ -1,11 +1,13 @@
 //! [`Cluster`]: which node has which domain, as the nodes themselves say.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lock_core::{Domain, Effect, Error, ErrorKind, LockKey, Result};
+use lock_core::{BootTime, Clock, Domain, Effect, Error, ErrorKind, LockKey, Result, SystemClock};
 use redis::{Cmd, ConnectionInfo, Value};
 
 use crate::address::Address;
@@ -18,6 +20,9 @@ use crate::store::{Listening, Node, Question};
 
 /// The keys are dealt out to so many domains. It never changes: it is part of each key's name.
 const DOMAINS: u32 = 256;
+
+/// A node is asked for nothing more, as long as others can be, on which a call was given up that had waited for so long.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How often one call is sent on to another node.
 const REDIRECTIONS: usize = 5;
@@ -36,6 +41,7 @@ pub(crate) struct Cluster {
     /// How nodes are reached, but for their addresses.
     like: ConnectionInfo,
     options: RedisOptions,
+    clock: SystemClock,
     state: Mutex<State>,
 }
 
@@ -46,8 +52,6 @@ struct State {
     owners: HashMap<Domain, Arc<Member>>,
     /// The primaries, as they are called in the cluster.
     named: Vec<Address>,
-    /// Whom to ask when nobody is known to have a domain: another one after each failure.
-    turn: usize,
 }
 
 /// A node, and how it is called in the cluster.
@@ -55,11 +59,14 @@ struct State {
 struct Member {
     address: Address,
     node: Node,
+    /// When it last answered as one that takes part in the cluster, and when it last did not: in nanoseconds of the boot clock.
+    answered: AtomicU64,
+    doubted: AtomicU64,
 }
 
 impl Cluster {
     pub(crate) fn new(seeds: Vec<Address>, like: ConnectionInfo, options: RedisOptions) -> Cluster {
-        Cluster { seeds, like, options, state: Mutex::default() }
+        Cluster { seeds, like, options, clock: SystemClock::new(), state: Mutex::default() }
     }
 
     pub(crate) fn domain(key: &LockKey) -> Domain {
@@ -82,14 +89,9 @@ impl Cluster {
     ) -> Result<Value> {
         for _ in 0..=REDIRECTIONS {
             let (member, is_known) = self.owner(domain).await?;
-            let Member { address, node } = &*member;
-            let error = match self.watched(address, node.ask(listener, question)).await {
-                Ok(answer) => {
-                    if !is_known {
-                        self.is_owned_by(domain, member);
-                    }
-                    return Ok(answer);
-                }
+            let Member { address, node, .. } = &*member;
+            let error = match self.watched(&member, node.ask(listener, question)).await {
+                Ok(answer) => return self.believed(domain, member, is_known).map(|()| answer),
                 Err(error) => error,
             };
             match redirection(&error) {
@@ -115,51 +117,57 @@ impl Cluster {
         let Some(Redirection::Moving(Some((host, port)))) = redirection(&error) else { return Err(error) };
         let (asked, _) = self.owner(domain).await?;
         let member = self.member(&Address::new(host.unwrap_or(&asked.address.host), port));
-        let Member { address, node } = &*member;
-        self.watched(address, node.commands.call_asking(command))
+        let commands = &member.node.commands;
+        self.watched(&member, commands.call_asking(command))
             .await
-            .map_err(|error| error.at(node.commands.endpoint()))
+            .map_err(|error| error.at(commands.endpoint()))
     }
 
     /// All nodes that have slots, as the first of them says that answers.
     pub(crate) async fn primaries(&self) -> Result<Vec<Node>> {
-        let nobody_is_known = self.state().named.is_empty();
-        // At first, whoever of them is not there is not waited for.
-        let candidates = if nobody_is_known { self.candidates() } else { vec![self.next_candidate()?] };
-        let mut asked: FuturesUnordered<_> =
-            candidates.iter().map(|address| self.primaries_as_told_by(address)).collect();
+        let named = self.named().await?;
+        Ok(named.iter().map(|address| self.member(address).node.clone()).collect())
+    }
+
+    async fn named(&self) -> Result<Vec<Address>> {
+        let candidates = self.candidates();
         let mut refusal: Option<Error> = None;
-        while let Some(told) = asked.next().await {
-            match told {
-                Ok(named) => {
-                    self.state().named.clone_from(&named);
-                    self.forget_strangers();
-                    return Ok(named.iter().map(|address| self.member(address).node.clone()).collect());
-                }
-                // One that answers and refuses says more than those that are not there.
-                Err(error) => {
-                    let says_more = *error.kind() != ErrorKind::Unavailable;
-                    if says_more || refusal.is_none() {
-                        refusal = Some(error);
+        // At first, whoever of them is not there is not waited for; later the healthiest is asked first.
+        let at_once = if self.state().named.is_empty() { candidates.len() } else { 1 };
+        for some in candidates.chunks(at_once.max(1)) {
+            let mut asked: FuturesUnordered<_> =
+                some.iter().map(|address| self.primaries_as_told_by(address)).collect();
+            while let Some(told) = asked.next().await {
+                match told {
+                    Ok(named) => {
+                        self.state().named.clone_from(&named);
+                        self.forget_strangers();
+                        return Ok(named);
                     }
+                    // One that answers and refuses says more than those that are not there.
+                    Err(error) if *error.kind() != ErrorKind::Unavailable => return Err(error),
+                    Err(error) => drop(refusal.get_or_insert(error)),
                 }
             }
         }
-        Err(refusal
-            .unwrap_or_else(|| Error::new(ErrorKind::Misconfigured, "a cluster has at least one node")))
+        Err(refusal.unwrap_or_else(nobody_to_ask))
     }
 
     async fn primaries_as_told_by(&self, address: &Address) -> Result<Vec<Address>> {
         let member = self.member(address);
-        let node = &member.node;
         let mut command = Cmd::new();
         command.arg("CLUSTER").arg("SLOTS");
         let told = async {
-            let answer = self.watched(address, node.commands.call(&command)).await?;
+            let answer = self.watched(&member, member.node.commands.call(&command)).await?;
             let named = slots(&answer, &address.host).ok_or_else(|| unexpected("CLUSTER SLOTS", &answer))?;
-            if named.is_empty() { Err(Error::unavailable("no node has any slot")) } else { Ok(named) }
+            if named.is_empty() {
+                // As one that has left the cluster.
+                self.doubt(&member);
+                return Err(Error::unavailable("it knows of no node that has a slot"));
+            }
+            Ok(named)
         };
-        told.await.map_err(|error| error.at(node.commands.endpoint()))
+        told.await.map_err(|error| error.at(member.node.commands.endpoint()))
     }
 
     /// Who has this domain, and whether that is known; otherwise somebody who knows.
@@ -169,37 +177,72 @@ impl Cluster {
             (state.owners.get(&domain).cloned(), state.named.is_empty())
         };
         if nobody {
-            self.primaries().await?;
+            self.named().await?;
         }
         match known {
             Some(owner) => Ok((owner, true)),
-            None => Ok((self.member(&self.next_candidate()?), false)),
+            None => {
+                let first = self.candidates().first().map(|address| self.member(address));
+                first.map(|member| (member, false)).ok_or_else(nobody_to_ask)
+            }
+        }
+    }
+
+    /// An answer that comes when another node is known to have the domain may be that of an old owner, which knows nothing of what
+    /// was granted since.
+    fn believed(&self, domain: Domain, member: Arc<Member>, is_known: bool) -> Result<()> {
+        let owner = self.state().owners.get(&domain).cloned();
+        match owner {
+            Some(owner) if owner.address != member.address => {
+                Err(Error::unavailable("the answer of a node that was replaced by another meanwhile")
+                    .effect(Effect::Unknown)
+                    .at(member.node.commands.endpoint()))
+            }
+            Some(_) => Ok(()),
+            None => {
+                // Unless it has been doubted while it was asked.
+                if !is_known {
+                    self.is_owned_by(domain, member);
+                }
+                Ok(())
+            }
         }
     }
 
     fn is_owned_by(&self, domain: Domain, owner: Arc<Member>) {
         let mut state = self.state();
-        let State { members, owners, named, .. } = &mut *state;
+        let State { members, owners, named } = &mut *state;
         let address = &owner.address;
-        if owners.get(&domain).is_none_or(|known| known.address != *address) {
-            if !named.contains(address) && !self.seeds.contains(address) {
-                named.push(address.clone());
-            }
-            // It may have been forgotten while it was asked.
-            let owner = members.entry(address.clone()).or_insert(owner).clone();
-            owners.insert(domain, owner);
+        if owners.get(&domain).is_some_and(|known| known.address == *address) {
+            return;
+        }
+        if !named.contains(address) && !self.seeds.contains(address) {
+            named.push(address.clone());
+        }
+        // It may have been forgotten while it was asked.
+        let owner = members.entry(address.clone()).or_insert(owner).clone();
+        let before = owners.insert(domain, owner);
+        // Perhaps a replica by now: the connections to it end with the last call.
+        if let Some(before) = before.filter(|before| !owners.values().any(|owner| Arc::ptr_eq(owner, before)))
+        {
+            members.remove(&before.address);
         }
     }
 
+    /// Whoever can be asked: first those of whom nothing bad is known, whoever answered last before the others; then those that did
+    /// not answer, in that order.
     fn candidates(&self) -> Vec<Address> {
         let state = self.state();
-        state.named.iter().chain(&self.seeds).cloned().collect()
-    }
-
-    fn next_candidate(&self) -> Result<Address> {
-        let (candidates, turn) = (self.candidates(), self.state().turn);
-        let next = candidates.get(turn % candidates.len().max(1)).cloned();
-        next.ok_or_else(|| Error::new(ErrorKind::Misconfigured, "a cluster has at least one node"))
+        let mut candidates: Vec<_> = state.named.iter().chain(&self.seeds).cloned().collect();
+        candidates.sort_by_cached_key(|address| {
+            let member = state.members.get(address);
+            let at =
+                |of: fn(&Member) -> &AtomicU64| member.map_or(0, |member| of(member).load(Ordering::Relaxed));
+            let (answered, doubted) = (at(|member| &member.answered), at(|member| &member.doubted));
+            if doubted > answered { (true, doubted) } else { (false, u64::MAX - answered) }
+        });
+        candidates.dedup();
+        candidates
     }
 
     fn member(&self, address: &Address) -> Arc<Member> {
@@ -217,28 +260,38 @@ impl Cluster {
             Arc::new(Link::new(target, purpose, self.options.clone()))
         };
         let node = Node { commands: link(Purpose::Commands), news: link(Purpose::News) };
-        let member = Arc::new(Member { address: address.clone(), node });
-        state.members.insert(address.clone(), member.clone());
+        let (address, answered, doubted) = (address.clone(), AtomicU64::new(0), AtomicU64::new(0));
+        let member = Arc::new(Member { address: address.clone(), node, answered, doubted });
+        state.members.insert(address, member.clone());
         member
     }
 
     /// Connections to nodes that are none any more, or that were asked under another name, end when nobody uses them.
     fn forget_strangers(&self) {
         let mut state = self.state();
-        let State { members, owners, named, .. } = &mut *state;
+        let State { members, owners, named } = &mut *state;
         members.retain(|address, _| {
             named.contains(address) || owners.values().any(|owner| owner.address == *address)
         });
     }
 
-    /// Awaits an answer. Where none comes, or is given up, somebody else may have taken over from this node.
-    async fn watched<T>(&self, address: &Address, call: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut doubt = Doubt { cluster: self, address: Some(address) };
+    /// Awaits an answer. Where none comes, somebody else may have taken over from this node.
+    async fn watched<T>(&self, member: &Arc<Member>, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut waiting = Waiting { cluster: self, member: Some(member), since: self.clock.boot() };
         let answer = call.await;
+        waiting.member = None;
         if answer.as_ref().err().is_none_or(is_node_well) {
-            doubt.address = None;
+            member.answered.store(self.clock.boot().as_nanos(), Ordering::Relaxed);
+        } else {
+            self.doubt(member);
         }
         answer
+    }
+
+    /// Another node is asked next for what this one had.
+    fn doubt(&self, member: &Arc<Member>) {
+        member.doubted.store(self.clock.boot().as_nanos(), Ordering::Relaxed);
+        self.state().owners.retain(|_, owner| !Arc::ptr_eq(owner, member));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -246,20 +299,26 @@ impl Cluster {
     }
 }
 
-/// Unless it is taken back, another node is asked next for what this one had.
-struct Doubt<'a> {
+/// A call that has not been answered yet. One that is given up after a while says something of the node; one whose caller no longer
+/// cares does not.
+struct Waiting<'a> {
     cluster: &'a Cluster,
-    address: Option<&'a Address>,
+    member: Option<&'a Arc<Member>>,
+    since: BootTime,
 }
 
-impl Drop for Doubt<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if let Some(address) = self.address {
-            let mut state = self.cluster.state();
-            state.owners.retain(|_, owner| owner.address != *address);
-            state.turn = state.turn.wrapping_add(1);
+        if let Some(member) = self.member
+            && self.cluster.clock.boot().since(self.since) >= PATIENCE
+        {
+            self.cluster.doubt(member);
         }
     }
+}
+
+fn nobody_to_ask() -> Error {
+    Error::new(ErrorKind::Misconfigured, "a cluster has at least one node")
 }
 
 fn moving(error: Error) -> Error {

@@ -37,8 +37,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const ROUND_TRIPS: u32 = 4;
 const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
 
-/// For how long a primary is used while no sentinel can be asked, before they are asked again.
-const UNWATCHED: Duration = Duration::from_secs(10);
+/// For how long a primary is used while most of the sentinels could not be asked, before they are asked again.
+const UNWATCHED: Duration = Duration::from_secs(3);
 
 /// Where a connection is to lead.
 #[derive(Clone)]
@@ -76,8 +76,8 @@ pub(crate) struct Dialed {
     /// For how long it may be silent before it is suspect.
     pub(crate) patience: Duration,
     /// The sentinels, who say when another server becomes the primary.
-    _watch: Arc<[MultiplexedConnection]>,
-    /// When to ask them again, if none of them watches.
+    pub(crate) watch: Arc<[MultiplexedConnection]>,
+    /// When to ask them again, if most of them do not watch.
     pub(crate) ask_again_at: Option<BootTime>,
 }
 
@@ -126,11 +126,11 @@ impl Dialer {
     }
 
     async fn steps(&self, signals: Signals, under_way: &Arc<AtomicUsize>) -> Result<Dialed> {
-        let (info, watch) = match &self.target {
-            Target::Server(info) => (ConnectionInfo::clone(info), Vec::new()),
+        let (info, watch, is_watched) = match &self.target {
+            Target::Server(info) => (ConnectionInfo::clone(info), Vec::new(), true),
             Target::Primary(sentinels) => {
                 let found = sentinels.primary(&self.options, &signals).await?;
-                (found.server, found.watch)
+                (found.server, found.watch, found.is_watched)
             }
         };
         let at = endpoint(&info);
@@ -142,9 +142,8 @@ impl Dialer {
         };
         // Where sentinels led to is not what the URL names.
         let (connection, patience) = dialing.await.map_err(|error: Error| error.at(at))?;
-        let unwatched = self.may_lead_elsewhere() && watch.is_empty();
-        let ask_again_at = unwatched.then(|| SystemClock::new().boot() + UNWATCHED);
-        Ok(Dialed { connection, patience, _watch: watch.into(), ask_again_at })
+        let ask_again_at = (!is_watched).then(|| SystemClock::new().boot() + UNWATCHED);
+        Ok(Dialed { connection, patience, watch: watch.into(), ask_again_at })
     }
 
     /// All in one round trip, for the way back may be long and a lease short. Returns for how long it may be silent.

@@ -76,6 +76,11 @@ pub(crate) fn redirection(error: &Error) -> Option<Redirection<'_>> {
     }
 }
 
+/// Whether the keys are on their way to another node.
+pub(crate) fn is_moving(error: &Error) -> bool {
+    matches!(redirection(error), Some(Redirection::Moving(_)))
+}
+
 /// Whether a node of a cluster that gave this error is what it was: one that answers, and has taken part in it so far.
 pub(crate) fn is_node_well(error: &Error) -> bool {
     let code = said(error).and_then(RedisError::code);
@@ -157,13 +162,13 @@ fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
         }
         (Driver::RESP3NotSupported, _) => (ErrorKind::Unsupported, "it has to be Redis 7.0 or later"),
         (Driver::InvalidClientConfig, _) => (ErrorKind::Misconfigured, "see the page about Redis"),
-        (Driver::Server(ServerErrorKind::TryAgain), _) => {
+        (Driver::Server(ServerErrorKind::TryAgain | ServerErrorKind::Ask), _) => {
             (ErrorKind::Unavailable, "the slot of this key is being moved to another node of the cluster")
         }
         (Driver::Server(ServerErrorKind::ClusterDown), _) => {
             (ErrorKind::Unavailable, "the cluster has lost a part of its slots, or this node the others")
         }
-        (Driver::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot), _) => {
+        (Driver::Server(ServerErrorKind::Moved | ServerErrorKind::CrossSlot), _) => {
             (ErrorKind::Misconfigured, "this is a node of a cluster: its URL begins with redis+cluster:")
         }
         (Driver::Server(_) | Driver::Extension | Driver::UnexpectedReturnType, _) => {

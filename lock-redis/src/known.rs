@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use lock_core::{Claim, ClaimRef, LockKey, Ticket};
+use lock_core::{BootTime, Claim, ClaimRef, LockKey, Ticket};
 
 use crate::entry::Held;
 use crate::names::Names;
 use crate::scripts::LineNumber;
+
+/// For how long after a grant the next token may be foreseen.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// How many keys without a claim are remembered before they are forgotten.
 const IDLE_KEYS: usize = 4096;
@@ -29,12 +33,21 @@ struct Key {
     claims: usize,
 }
 
-/// The token of a grant, and the line on which it was granted. Another line may lead to a server that has taken over, which may
-/// lack grants that were made since; a token must not be foreseen there.
+/// The token of a grant, the line on which it was granted, and when. Another line may lead to a server that has taken over, which
+/// may lack grants that were made since; and so may the same one, if it has been a replica meanwhile, which takes longer than a
+/// second. A token must not be foreseen there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fence {
     pub(crate) token: u64,
     pub(crate) line: LineNumber,
+    pub(crate) at: BootTime,
+}
+
+impl Fence {
+    /// Whether what comes next may be foreseen, on this line and at this instant.
+    pub(crate) fn is_fresh(&self, line: LineNumber, now: BootTime) -> bool {
+        self.line == line && now.since(self.at) < FRESH
+    }
 }
 
 /// What a key is called in the store.

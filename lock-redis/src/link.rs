@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::Shared;
+use futures_util::future::{self, Shared};
 use lock_core::{BootTime, Clock, Error, EventSink, Result, SystemClock};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, ServerErrorKind, Value};
@@ -19,6 +19,14 @@ use crate::ears::{self, Ear, Ears};
 use crate::failure::{failed, unexpected};
 use crate::options::RedisOptions;
 use crate::scripts::{Arguments, LineNumber, Script};
+use crate::sentinel::SWITCH;
+use crate::store::within;
+
+/// A server that turns out to be a replica is left for another, and so often at most.
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
+
+/// Sentinels are asked so seldom whether they are there, in nanoseconds.
+const BETWEEN_LOOKS: u64 = 2_000_000_000;
 
 /// How many lines there were in this process.
 static LINES: AtomicU64 = AtomicU64::new(0);
@@ -44,6 +52,9 @@ struct Lines {
 /// it is given up, for a connection may take longer than any one call.
 struct Line {
     number: LineNumber,
+    made: BootTime,
+    /// When the sentinels were last asked whether they are there.
+    made_sure_at: AtomicU64,
     dialed: Shared<Pin<Box<dyn Future<Output = Result<Dialed>> + Send>>>,
     /// Somebody has begun to dial.
     begun: AtomicBool,
@@ -132,6 +143,29 @@ impl Link {
         self.call(&command).await.map(|_| ())
     }
 
+    /// Whether any of the sentinels would still tell of another primary; if not, they are asked anew. Now and then.
+    pub(crate) async fn make_sure_of_watch(&self, limit: Duration) {
+        let line = self.lines.current();
+        let Some(Ok(dialed)) = line.dialed.peek().cloned() else { return };
+        let (now, last) = (self.clock.boot().as_nanos(), line.made_sure_at.load(Ordering::Relaxed));
+        if dialed.watch.is_empty() || now < last.max(line.made.as_nanos()) + BETWEEN_LOOKS {
+            return;
+        }
+        line.made_sure_at.store(now, Ordering::Relaxed);
+        let asked = dialed.watch.iter().map(|sentinel| {
+            let mut sentinel = sentinel.clone();
+            Box::pin(async move { sentinel.subscribe(SWITCH).await })
+        });
+        if !matches!(within(limit, future::select_ok(asked)).await, Some(Ok(_))) {
+            self.lines.retire(&line);
+        }
+    }
+
+    /// Another connection is made for the next call.
+    pub(crate) fn give_up(&self) {
+        self.lines.retire(&self.lines.current());
+    }
+
     fn explained(&self, error: RedisError) -> Error {
         let is_of_a_replica = error.kind() == ServerErrorKind::ReadOnly.into();
         let passes = is_of_a_replica && self.lines.dialer.may_lead_elsewhere();
@@ -157,6 +191,10 @@ impl Link {
         let unanswered = Unanswered::new(self, line);
         let answer = call.await;
         unanswered.answered(&answer);
+        if line.retired.load(Ordering::SeqCst) && self.lines.dialer.may_lead_elsewhere() {
+            // Another server may be the primary by now, and have granted to somebody else what this one grants.
+            return Err((redis::ErrorKind::Io, "the answer of a server that was given up").into());
+        }
         answer
     }
 
@@ -174,6 +212,8 @@ impl Link {
                 Ok(dialed) if dialed.ask_again_at.is_some_and(|at| self.clock.boot() >= at) => {
                     self.lines.retire(&line);
                 }
+                // Another server has become the primary while this was dialed.
+                Ok(_) if line.retired.load(Ordering::SeqCst) => {}
                 Ok(dialed) => return Ok((line, dialed.connection)),
                 Err(error) => {
                     // Nothing was sent on it, so nobody can have missed anything by it: the next call tries anew. So does this
@@ -242,6 +282,8 @@ impl Line {
             let dialing: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(dialing);
             Line {
                 number: LineNumber(LINES.fetch_add(1, Ordering::Relaxed)),
+                made: SystemClock::new().boot(),
+                made_sure_at: AtomicU64::new(0),
                 dialed: dialing.shared(),
                 begun: AtomicBool::new(false),
                 retired: AtomicBool::new(false),
@@ -293,9 +335,10 @@ impl<'a> Unanswered<'a> {
 
     fn answered<T>(mut self, answer: &Result<T, RedisError>) {
         self.answered = true;
-        // A replica: another server is the primary now, and the next line may lead there.
+        // A replica: another server is the primary now, and the next line may lead there. Not as often as anybody asks.
+        let is_tried = self.link.clock.boot().since(self.line.made) >= BETWEEN_TRIES;
         let leads_astray = |error: &RedisError| {
-            error.is_unrecoverable_error() || error.kind() == ServerErrorKind::ReadOnly.into()
+            error.is_unrecoverable_error() || is_tried && error.kind() == ServerErrorKind::ReadOnly.into()
         };
         if answer.as_ref().is_err_and(leads_astray) {
             self.link.lines.retire(self.line);

@@ -52,6 +52,21 @@ impl Names {
         format!("{}e:{id}", self.root)
     }
 
+    /// What a session has withdrawn.
+    pub(crate) fn withdrawn(&self, id: SessionId) -> String {
+        format!("{}t:{id}", self.root)
+    }
+
+    /// Who waits for a lock, by the key's encoded name.
+    pub(crate) fn queue(&self, name: &str) -> String {
+        format!("{}q:{name}", self.root)
+    }
+
+    /// What each of them wants.
+    pub(crate) fn waiters(&self, name: &str) -> String {
+        format!("{}w:{name}", self.root)
+    }
+
     /// A lock's record, by the key's encoded name.
     pub(crate) fn lock(&self, name: &str) -> String {
         format!("{}l:{name}", self.root)

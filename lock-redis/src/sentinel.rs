@@ -19,11 +19,13 @@ use crate::failure::{unexpected, unreachable};
 use crate::options::RedisOptions;
 use crate::reply;
 
-/// For how long the others may take once one has answered. One that is cut off together with an old primary still names that.
-const GRACE: Duration = Duration::from_millis(200);
+/// For how long the others may take once most of them have answered, and once one has. One that is cut off together with an old
+/// primary still names that: as long as it can be hoped for, most of them are heard.
+const GRACE: Duration = Duration::from_millis(100);
+const LONG_GRACE: Duration = Duration::from_millis(600);
 
 /// Where a sentinel tells of a new primary: `NAME OLD-HOST OLD-PORT HOST PORT`.
-const SWITCH: &str = "+switch-master";
+pub(crate) const SWITCH: &str = "+switch-master";
 
 /// The sentinels of one primary.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub(crate) struct Sentinels {
 pub(crate) struct Primary {
     pub(crate) server: ConnectionInfo,
     pub(crate) watch: Vec<MultiplexedConnection>,
+    /// Most of the sentinels are among them.
+    pub(crate) is_watched: bool,
 }
 
 /// What the connections to the sentinels tell, once it is known which of them are kept.
@@ -96,7 +100,12 @@ impl Sentinels {
             // Before anybody looked.
             signals(Signal::Ended);
         }
-        Ok(Primary { server, watch: answers.into_iter().map(|answer| answer.connection).collect() })
+        let is_watched = 2 * answers.len() > self.infos.len();
+        Ok(Primary {
+            server,
+            is_watched,
+            watch: answers.into_iter().map(|answer| answer.connection).collect(),
+        })
     }
 
     /// Of those that answer in time. Who knows a primary already does not wait for long for somebody to say so again.
@@ -123,10 +132,13 @@ impl Sentinels {
             match next.await {
                 None => return (answers, refusals),
                 Some(Ok(answer)) => {
-                    if answers.is_empty() {
+                    answers.push(answer);
+                    let are_most = 2 * answers.len() > self.infos.len();
+                    if answers.len() == 1 && !are_most {
+                        limit = Some(clock.sleep(LONG_GRACE.min(options.connect_timeout / 4)));
+                    } else if are_most && 2 * (answers.len() - 1) <= self.infos.len() {
                         limit = Some(clock.sleep(GRACE));
                     }
-                    answers.push(answer);
                 }
                 Some(Err(refusal)) => refusals.push(refusal),
             }

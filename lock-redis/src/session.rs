@@ -6,20 +6,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future;
 use lock_core::{
-    Certainty, Claim, ClaimRef, Claimed, Clock, Domain, Effect, Error, EventSink, Reason, Released, Renewal,
-    Result, Session, SessionId, SessionOptions, Standing, SystemClock, Term,
+    Certainty, Claim, ClaimRef, Claimed, Clock, Domain, Effect, Error, ErrorKind, EventSink, Reason,
+    Released, Renewal, Result, Session, SessionId, SessionOptions, Standing, SystemClock, Term,
 };
 use redis::{Cmd, Value};
 
 use crate::entry::{self, Held};
-use crate::failure::{Redirection, redirection};
+use crate::failure::is_moving;
 use crate::kept::{Kept, millis};
-use crate::known::{Fence, Known};
+use crate::known::{Called, Fence, Known};
 use crate::names::Names;
 use crate::reply;
 use crate::scripts::{self, LineNumber, Script};
-use crate::store::{Listening, Question, Store};
+use crate::store::{Listening, Question, Store, within};
 
 /// Each record is given more time once in so many TTLs: far less than [`KEPT_TTLS`], and far from each heartbeat.
 const EXTENDED_EVERY: u128 = 4;
@@ -62,36 +63,31 @@ impl RedisSession {
             clock: SystemClock::new(),
             known: Mutex::default(),
         };
-        session
-            .run(&scripts::OPEN, |command, _| {
+        let opened = session
+            .run_and_listen(&scripts::OPEN, |command, _| {
                 command.arg(1).arg(&session.key).arg(millis(ttl)).arg(&info);
             })
-            .await?;
+            .await;
+        match opened {
+            // What is new is made where the slot will be.
+            Err(error) if is_moving(&error) => session.open_on_the_move(&info).await?,
+            opened => drop(opened?),
+        }
         Ok(session)
     }
 
-    /// A script, on the keys of this session's domain.
-    async fn run(
-        &self,
-        script: &'static Script,
-        arguments: impl Fn(&mut Cmd, LineNumber) + Sync,
-    ) -> Result<Value> {
-        let question = Question::Script(script, &arguments);
-        self.store.ask(self.domain, Some(&self.listening), question).await
+    /// As `open.lua` does it, while the slot is moved to another node.
+    async fn open_on_the_move(&self, info: &str) -> Result<()> {
+        let mut command = Cmd::new();
+        command.arg("SET").arg(&self.key).arg(format!("-{info}")).arg("NX").arg("PX").arg(millis(self.ttl));
+        if self.store.ask_also_on_the_move(self.domain, &command).await? == Value::Nil {
+            // An earlier copy of this call has made it.
+            self.keep_alive(&self.key, millis(self.ttl)).await?;
+        }
+        Ok(())
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[async_trait]
-impl Session for RedisSession {
-    fn id(&self) -> SessionId {
-        self.id
-    }
-
-    async fn renew(&self, known: &[ClaimRef]) -> Result<Renewal> {
+    async fn renew_once(&self, known: &[ClaimRef]) -> Result<Renewal> {
         let called: Vec<_> = {
             let remembered = self.known();
             known.iter().map(|claim| remembered.called(&self.names, &claim.key)).collect()
@@ -107,13 +103,7 @@ impl Session for RedisSession {
             })
             .await;
         let answer = match answer {
-            // Its keys are on two nodes just now. The session itself can be found, and what it holds cannot be lost to anybody
-            // meanwhile: no script decides anything there before all of them are in one place.
-            Err(error) if matches!(redirection(&error), Some(Redirection::Moving(_))) => {
-                let lives = self.store.keep_alive(self.domain, &self.key, millis(self.ttl)).await?;
-                let unknown = lives.then(|| Renewal::new(vec![Standing::Unknown; known.len()]));
-                return unknown.ok_or_else(|| Error::session_lost(Reason::SessionEnded));
-            }
+            Err(error) if is_moving(&error) => return self.renew_on_the_move(&called).await,
             answer => answer?,
         };
         match reply::standings(&answer, known.len())? {
@@ -122,17 +112,96 @@ impl Session for RedisSession {
         }
     }
 
+    /// Its keys are on two nodes just now. Each can be found, and given more time; and what the session holds cannot be lost to
+    /// anybody meanwhile, for no script decides anything there before all of them are in one place.
+    async fn renew_on_the_move(&self, known: &[Arc<Called>]) -> Result<Renewal> {
+        let ttl = millis(self.ttl);
+        if !self.keep_alive(&self.key, ttl).await? {
+            return Err(Error::session_lost(Reason::SessionEnded));
+        }
+        // None of what follows need be there.
+        self.keep_alive(&self.names.withdrawn(self.id), ttl + 1_000).await?;
+        for called in known {
+            for name in
+                [called.lock.clone(), self.names.queue(&called.name), self.names.waiters(&called.name)]
+            {
+                self.keep_alive(&name, self.kept.whole).await?;
+            }
+        }
+        Ok(Renewal::new(vec![Standing::Unknown; known.len()]))
+    }
+
+    /// Gives a key another time to live, wherever it is just now; false if it is nowhere. Only for as long as its slot is moved: a
+    /// record may have been given longer.
+    async fn keep_alive(&self, key: &str, millis: u64) -> Result<bool> {
+        let mut command = Cmd::new();
+        command.arg("PEXPIRE").arg(key).arg(millis);
+        if key != self.key {
+            command.arg("GT");
+        }
+        let answer = self.store.ask_also_on_the_move(self.domain, &command).await?;
+        if key != self.key {
+            return Ok(true);
+        }
+        Ok(reply::number(&answer) == Some(1))
+    }
+
+    /// A script, on the keys of this session's domain.
+    async fn run(
+        &self,
+        script: &'static Script,
+        arguments: impl Fn(&mut Cmd, LineNumber) + Sync,
+    ) -> Result<Value> {
+        self.store.ask(self.domain, None, Question::Script(script, &arguments)).await
+    }
+
+    /// One of which news may come: not before they would be heard.
+    async fn run_and_listen(
+        &self,
+        script: &'static Script,
+        arguments: impl Fn(&mut Cmd, LineNumber) + Sync,
+    ) -> Result<Value> {
+        self.store.ask(self.domain, Some(&self.listening), Question::Script(script, &arguments)).await
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Session for RedisSession {
+    fn id(&self) -> SessionId {
+        self.id
+    }
+
+    async fn renew(&self, known: &[ClaimRef]) -> Result<Renewal> {
+        // A node that hangs may have a successor, and there has to be time to ask for it.
+        let limit = self.ttl / 4;
+        let (renewed, ()) = future::join(
+            within(limit, self.renew_once(known)),
+            self.store.make_sure_of_news(&self.listening, limit),
+        )
+        .await;
+        renewed.unwrap_or_else(|| {
+            let message = format!("no answer within {limit:?}, a quarter of the TTL");
+            Err(Error::new(ErrorKind::TimedOut, message).effect(Effect::Unknown))
+        })
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         let (called, fence, is_first) = self.known().claims(&self.names, claim);
         // An idle record is its fence alone, and the grant's token one above it.
         let foreseen = fence.and_then(|fence| Some((fence, Held::foreseen(claim, fence.token + 1)?)));
         let asked = entry::asked(claim, &called.name, self.kept)?;
-        let on_line = AtomicU64::new(0);
+        // Before it is sent: whatever the server has become since, it was not that yet.
+        let (on_line, sent) = (AtomicU64::new(0), self.clock.boot());
         let answer = self
-            .run(&scripts::CLAIM, |command, line| {
+            .run_and_listen(&scripts::CLAIM, |command, line| {
                 on_line.store(line.0, Ordering::Relaxed);
                 command.arg(2).arg(&self.key).arg(&called.lock).arg(&asked);
-                if let Some((fence, held)) = foreseen.as_ref().filter(|(fence, _)| fence.line == line) {
+                if let Some((fence, held)) = foreseen.as_ref().filter(|(fence, _)| fence.is_fresh(line, sent))
+                {
                     command.arg(fence.token).arg(held.record(self.id, claim.ticket)).arg(self.kept.used);
                 }
             })
@@ -146,7 +215,7 @@ impl Session for RedisSession {
         let claimed = reply::claimed(&answer, foreseen.map(|(_, held)| held.token));
         match &claimed {
             Ok(Claimed::Granted { token, .. }) => {
-                let fence = Fence { token: token.get(), line };
+                let fence = Fence { token: token.get(), line, at: sent };
                 self.known().granted(claim, Held::foreseen(claim, fence.token), fence);
                 // It does not end with the session, so it is not the session's to end.
                 if let Term::Fixed(_) = claim.term {

@@ -10,7 +10,7 @@ use lock_core::{
 use redis::{Cmd, Value};
 
 use crate::entry::{self, HolderEntry, Kind, Record};
-use crate::failure::unexpected;
+use crate::failure::{is_moving, unexpected};
 use crate::known::Called;
 use crate::names::Namespace;
 use crate::store::{Node, Question, Store};
@@ -71,7 +71,7 @@ pub(crate) async fn list(store: &Store, namespace: &Namespace, query: &Query) ->
             match inspect(store, namespace, &key).await {
                 Ok(state) if state.is_idle() => continue,
                 // Somebody has to look at it: it is in use for all that is known.
-                Err(error) if *error.kind() != ErrorKind::Damaged => return Err(error),
+                Err(error) if *error.kind() != ErrorKind::Damaged && !is_moving(&error) => return Err(error),
                 _ => {}
             }
             if page.keys.len() == query.limit {
@@ -123,7 +123,14 @@ async fn in_use(store: &Store, namespace: &Namespace, keys: &[LockKey]) -> Resul
         keys.iter().for_each(|key| {
             command.arg(names.lock(&key.encoded()));
         });
-        let answer = store.ask(domain, None, Question::Command(&command)).await?;
+        let answer = match store.ask(domain, None, Question::Command(&command)).await {
+            // Those that have gone ahead cannot be read from here: they may be in use.
+            Err(error) if is_moving(&error) => {
+                found.extend(keys.iter().map(|key| (*key).clone()));
+                continue;
+            }
+            answer => answer?,
+        };
         let Value::Array(records) = &answer else { return Err(unexpected("MGET", &answer)) };
         let in_use = |record: &Value| reply::text(record).is_some_and(Record::is_in_use);
         found.extend(

@@ -1,17 +1,24 @@
 //! [`Store`]: one server, or a cluster of them; and [`Listening`], a session's ear wherever its keys lie.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
 
-use lock_core::{Domain, Event, EventSink, LockKey, Result};
+use lock_core::{Clock, Domain, Event, EventSink, LockKey, Result, SystemClock};
 use redis::{Cmd, Value};
 
 use crate::cluster::Cluster;
 use crate::dial::{Purpose, Target};
-use crate::ears::Ear;
+use crate::ears::{self, Ear};
+use crate::failure::redirection;
 use crate::link::Link;
 use crate::options::RedisOptions;
-use crate::reply;
 use crate::scripts::{Arguments, Script};
+
+/// For how long a connection for news may leave a question unanswered.
+const UNANSWERED: Duration = Duration::from_millis(600);
 
 /// Where the keys are.
 #[derive(Debug)]
@@ -80,15 +87,22 @@ impl Store {
         }
     }
 
-    /// Gives a key another time to live, wherever it is just now; false if it is nowhere.
-    pub(crate) async fn keep_alive(&self, domain: Domain, key: &str, millis: u64) -> Result<bool> {
-        let mut command = Cmd::new();
-        command.arg("PEXPIRE").arg(key).arg(millis);
-        let answer = match self {
-            Store::One(node) => node.commands.call(&command).await?,
-            Store::Cluster(cluster) => cluster.ask_also_on_the_move(domain, &command).await?,
-        };
-        Ok(reply::number(&answer) == Some(1))
+    /// Asks for one key, wherever it is just now. Not for scripts.
+    pub(crate) async fn ask_also_on_the_move(&self, domain: Domain, command: &Cmd) -> Result<Value> {
+        match self {
+            Store::One(node) => node.commands.call(command).await,
+            Store::Cluster(cluster) => cluster.ask_also_on_the_move(domain, command).await,
+        }
+    }
+
+    /// Makes sure that whoever would tell something is still there: behind a connection that is dead without a word nobody is. A
+    /// connection that does not answer is given up, and everybody is told of the gap.
+    pub(crate) async fn make_sure_of_news(&self, listener: &Listening, limit: Duration) {
+        let limit = limit.min(UNANSWERED);
+        match self {
+            Store::One(node) => node.commands.make_sure_of_watch(limit).await,
+            Store::Cluster(_) => listener.make_sure(limit).await,
+        }
     }
 
     /// The servers that have the keys, all of them.
@@ -140,6 +154,18 @@ impl Listening {
         Ok(())
     }
 
+    /// Asks for the same once more: that changes nothing, and is answered.
+    async fn make_sure(&self, limit: Duration) {
+        let link =
+            self.at.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(link, _)| link.clone());
+        if let Some(link) = link {
+            let subscription = ears::subscription(&self.channel);
+            if within(limit, link.call(&subscription)).await.is_none() {
+                link.give_up();
+            }
+        }
+    }
+
     fn listens_at(&self, link: &Arc<Link>) -> bool {
         let at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
         at.as_ref().is_some_and(|(here, ear)| Arc::ptr_eq(here, link) && ear.listens())
@@ -151,9 +177,23 @@ impl Listening {
         match at {
             Some((link, ear)) => {
                 drop(ear);
-                link.leave(&self.channel).await
+                match link.leave(&self.channel).await {
+                    // The node has stopped sending by itself, when the slot has left it.
+                    Err(error) if redirection(&error).is_some() => Ok(()),
+                    left => left,
+                }
             }
             None => Ok(()),
         }
     }
+}
+
+/// What comes of it within a time; it is dropped when that is over.
+pub(crate) async fn within<T>(limit: Duration, coming: impl Future<Output = T>) -> Option<T> {
+    let (mut coming, mut pause) = (pin!(coming), SystemClock::new().sleep(limit));
+    poll_fn(|context| match coming.as_mut().poll(context) {
+        Poll::Ready(it) => Poll::Ready(Some(it)),
+        Poll::Pending => pause.as_mut().poll(context).map(|()| None),
+    })
+    .await
 }
