@@ -52,6 +52,7 @@ struct State {
     owners: HashMap<Domain, Arc<Member>>,
     /// The primaries, as they are called in the cluster.
     named: Vec<Address>,
+    health: HashMap<Address, Arc<Health>>,
 }
 
 /// A node, and how it is called in the cluster.
@@ -59,7 +60,13 @@ struct State {
 struct Member {
     address: Address,
     node: Node,
-    /// When it last answered as one that takes part in the cluster, and when it last did not: in nanoseconds of the boot clock.
+    health: Arc<Health>,
+}
+
+/// When a node last answered as one that takes part in the cluster, and when it last did not: in nanoseconds of the boot clock. It
+/// is remembered also of one that is not connected to.
+#[derive(Debug, Default)]
+struct Health {
     answered: AtomicU64,
     doubted: AtomicU64,
 }
@@ -211,7 +218,7 @@ impl Cluster {
 
     fn is_owned_by(&self, domain: Domain, owner: Arc<Member>) {
         let mut state = self.state();
-        let State { members, owners, named } = &mut *state;
+        let State { members, owners, named, .. } = &mut *state;
         let address = &owner.address;
         if owners.get(&domain).is_some_and(|known| known.address == *address) {
             return;
@@ -235,10 +242,9 @@ impl Cluster {
         let state = self.state();
         let mut candidates: Vec<_> = state.named.iter().chain(&self.seeds).cloned().collect();
         candidates.sort_by_cached_key(|address| {
-            let member = state.members.get(address);
-            let at =
-                |of: fn(&Member) -> &AtomicU64| member.map_or(0, |member| of(member).load(Ordering::Relaxed));
-            let (answered, doubted) = (at(|member| &member.answered), at(|member| &member.doubted));
+            let health = state.health.get(address);
+            let at = |of: fn(&Health) -> &AtomicU64| health.map_or(0, |it| of(it).load(Ordering::Relaxed));
+            let (answered, doubted) = (at(|it| &it.answered), at(|it| &it.doubted));
             if doubted > answered { (true, doubted) } else { (false, u64::MAX - answered) }
         });
         candidates.dedup();
@@ -260,16 +266,17 @@ impl Cluster {
             Arc::new(Link::new(target, purpose, self.options.clone()))
         };
         let node = Node { commands: link(Purpose::Commands), news: link(Purpose::News) };
-        let (address, answered, doubted) = (address.clone(), AtomicU64::new(0), AtomicU64::new(0));
-        let member = Arc::new(Member { address: address.clone(), node, answered, doubted });
-        state.members.insert(address, member.clone());
+        let health = state.health.entry(address.clone()).or_default().clone();
+        let member = Arc::new(Member { address: address.clone(), node, health });
+        state.members.insert(address.clone(), member.clone());
         member
     }
 
     /// Connections to nodes that are none any more, or that were asked under another name, end when nobody uses them.
     fn forget_strangers(&self) {
         let mut state = self.state();
-        let State { members, owners, named } = &mut *state;
+        let State { members, owners, named, health } = &mut *state;
+        health.retain(|address, _| named.contains(address) || self.seeds.contains(address));
         members.retain(|address, _| {
             named.contains(address) || owners.values().any(|owner| owner.address == *address)
         });
@@ -281,7 +288,7 @@ impl Cluster {
         let answer = call.await;
         waiting.member = None;
         if answer.as_ref().err().is_none_or(is_node_well) {
-            member.answered.store(self.clock.boot().as_nanos(), Ordering::Relaxed);
+            member.health.answered.store(self.clock.boot().as_nanos(), Ordering::Relaxed);
         } else {
             self.doubt(member);
         }
@@ -290,7 +297,7 @@ impl Cluster {
 
     /// Another node is asked next for what this one had.
     fn doubt(&self, member: &Arc<Member>) {
-        member.doubted.store(self.clock.boot().as_nanos(), Ordering::Relaxed);
+        member.health.doubted.store(self.clock.boot().as_nanos(), Ordering::Relaxed);
         self.state().owners.retain(|_, owner| !Arc::ptr_eq(owner, member));
     }
 

@@ -25,6 +25,9 @@ use crate::store::{Listening, Question, Store, within};
 /// Each record is given more time once in so many TTLs: far less than [`KEPT_TTLS`], and far from each heartbeat.
 const EXTENDED_EVERY: u128 = 4;
 
+/// How long one attempt to renew may take at least.
+const SHORTEST_TRY: Duration = Duration::from_millis(250);
+
 /// How many keys one script of a closing session looks at: others wait for it meanwhile.
 const CLOSED_AT_ONCE: usize = 50;
 
@@ -177,14 +180,15 @@ impl Session for RedisSession {
 
     async fn renew(&self, known: &[ClaimRef]) -> Result<Renewal> {
         // A node that hangs may have a successor, and there has to be time to ask for it.
-        let limit = self.ttl / 4;
+        let limit = (self.ttl / 6).max(SHORTEST_TRY.min(self.ttl / 4));
         let (renewed, ()) = future::join(
             within(limit, self.renew_once(known)),
             self.store.make_sure_of_news(&self.listening, limit),
         )
         .await;
         renewed.unwrap_or_else(|| {
-            let message = format!("no answer within {limit:?}, a quarter of the TTL");
+            let message =
+                format!("no answer within {limit:?}, in which a lease of {:?} has to be renewed", self.ttl);
             Err(Error::new(ErrorKind::TimedOut, message).effect(Effect::Unknown))
         })
     }

@@ -174,7 +174,7 @@ async fn a_client_that_has_lived_for_long_survives_a_failover_as_a_new_one_does(
     let seeds: Vec<_> = nodes[..3].iter().map(|node| node.address()).collect();
     let keys = keys_at(&cluster, &nodes[0], 2).await;
     let others = (key_at(&cluster, &nodes[1]).await, key_at(&cluster, &nodes[2]).await);
-    let ttl = 8 * SECOND;
+    let ttl = 12 * SECOND;
     let old = client_of(backend_of(&format!("redis+cluster://{}", seeds.join(","))).await, ttl);
     for key in [&keys[0], &others.0, &others.1] {
         passes(&old, key).await;
