@@ -85,7 +85,7 @@ impl RedisSession {
         command.arg("SET").arg(&self.key).arg(format!("-{info}")).arg("NX").arg("PX").arg(millis(self.ttl));
         if self.store.ask_also_on_the_move(self.domain, &command).await? == Value::Nil {
             // An earlier copy of this call has made it.
-            self.keep_alive(&self.key, millis(self.ttl)).await?;
+            self.expire(&self.key, millis(self.ttl), false).await?;
         }
         Ok(())
     }
@@ -119,34 +119,30 @@ impl RedisSession {
     /// anybody meanwhile, for no script decides anything there before all of them are in one place.
     async fn renew_on_the_move(&self, known: &[Arc<Called>]) -> Result<Renewal> {
         let ttl = millis(self.ttl);
-        if !self.keep_alive(&self.key, ttl).await? {
+        let answer = self.expire(&self.key, ttl, false).await?;
+        if reply::number(&answer) != Some(1) {
             return Err(Error::session_lost(Reason::SessionEnded));
         }
-        // None of what follows need be there.
-        self.keep_alive(&self.names.withdrawn(self.id), ttl + 1_000).await?;
-        for called in known {
-            for name in
-                [called.lock.clone(), self.names.queue(&called.name), self.names.waiters(&called.name)]
-            {
-                self.keep_alive(&name, self.kept.whole).await?;
-            }
-        }
+        // None of what follows need be there, and each has long to go: what fails is done by a later renewal.
+        let withdrawn = [(self.names.withdrawn(self.id), ttl + 1_000)];
+        let records = known.iter().flat_map(|called| {
+            let queue = [self.names.queue(&called.name), self.names.waiters(&called.name)];
+            [called.lock.clone()].into_iter().chain(queue).map(|name| (name, self.kept.whole))
+        });
+        let kept = withdrawn.into_iter().chain(records);
+        let kept = kept.map(|(name, millis)| async move { drop(self.expire(&name, millis, true).await) });
+        within(self.ttl / 12, future::join_all(kept)).await;
         Ok(Renewal::new(vec![Standing::Unknown; known.len()]))
     }
 
-    /// Gives a key another time to live, wherever it is just now; false if it is nowhere. Only for as long as its slot is moved: a
-    /// record may have been given longer.
-    async fn keep_alive(&self, key: &str, millis: u64) -> Result<bool> {
+    /// Gives a key another time to live, or only a longer one, wherever it is just now.
+    async fn expire(&self, key: &str, millis: u64, only_longer: bool) -> Result<Value> {
         let mut command = Cmd::new();
         command.arg("PEXPIRE").arg(key).arg(millis);
-        if key != self.key {
+        if only_longer {
             command.arg("GT");
         }
-        let answer = self.store.ask_also_on_the_move(self.domain, &command).await?;
-        if key != self.key {
-            return Ok(true);
-        }
-        Ok(reply::number(&answer) == Some(1))
+        self.store.ask_also_on_the_move(self.domain, &command).await
     }
 
     /// A script, on the keys of this session's domain.
