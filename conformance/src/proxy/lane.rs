@@ -146,16 +146,15 @@ impl<'a> Lane<'a> {
         if self.is_shut || self.is_void {
             return Ok(());
         }
-        match self.way {
-            // Before it is sent: the reply may be faster than what follows here.
-            Way::ToServer if self.network.swallow.swap(false, Ordering::SeqCst) => {
-                self.fate.swallows_replies.store(true, Ordering::SeqCst);
-            }
-            Way::ToClient if self.fate.swallows_replies.load(Ordering::SeqCst) => return Err(Reset),
-            _ => {}
+        if self.way == Way::ToClient && self.fate.swallows_replies.load(Ordering::SeqCst) {
+            return Err(Reset);
         }
         let (piece, is_cut) = self.cut(piece);
         self.show(piece);
+        // Before it is sent: the reply may be faster than what follows here. After it was shown: whoever watches may mean this one.
+        if self.way == Way::ToServer && self.network.swallow.swap(false, Ordering::SeqCst) {
+            self.fate.swallows_replies.store(true, Ordering::SeqCst);
+        }
         if to.write_all(piece).await.is_err() {
             self.receiver_is_gone()?;
         }

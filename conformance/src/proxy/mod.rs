@@ -165,7 +165,8 @@ impl Proxy {
     }
 
     /// Loses the reply to the next request: the request is forwarded, whatever the server sends from then on in that
-    /// connection vanishes, and as soon as something has, the connection is reset.
+    /// connection vanishes, and as soon as something has, the connection is reset. Called by a [watcher](Proxy::watch),
+    /// it is the request that he is shown.
     pub fn swallow_next_reply(&self) {
         self.0.network.swallow.store(true, Ordering::SeqCst);
     }

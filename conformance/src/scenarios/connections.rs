@@ -302,7 +302,10 @@ async fn nothing_is_retried_blindly(scene: Scene) -> Verdict {
     expect_eq("claims of one attempt", wire.calls(Operation::Claim) - claims, 1)?;
     // What it may have won is given back.
     scene.until(SOON, "a free key", async || Ok(scene.state(&key).await?.is_idle())).await?;
-    expect_eq("requests", requests.load(Ordering::SeqCst), calls() - before)?;
+    // A node that has not got the key says which one has it: what it refuses is sent on.
+    let (sent, made) = (requests.load(Ordering::SeqCst), calls() - before);
+    let most = if scene.remote()?.endpoint().contains(',') { 2 * made } else { made };
+    expect((made..=most).contains(&sent), format_args!("{made} requests, {most} at most"), sent)?;
     // It refers to itself.
     proxy.watch(|_, _| {});
     Ok(())
@@ -316,7 +319,8 @@ fn lose_replies(proxy: &Proxy, name: &str, times: usize) -> Arc<AtomicUsize> {
         if way == Way::ToServer && bytes.windows(name.len()).any(|part| part == name) {
             counted.fetch_add(1, Ordering::SeqCst);
             if times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
-                network.reset_after_bytes(Way::ToClient, 0);
+                // That of this connection, whatever else is under way.
+                network.swallow_next_reply();
             }
         }
     });

@@ -197,6 +197,18 @@ impl RedisCluster {
         .await
     }
 
+    /// Whether all nodes know of the same latest change.
+    pub(super) async fn has_one_epoch(&self) -> Result<bool> {
+        let mut epochs = std::collections::BTreeSet::new();
+        for node in self.living() {
+            let info = node.text(&["CLUSTER", "INFO"]).await?;
+            epochs.insert(
+                info.lines().find(|line| line.starts_with("cluster_current_epoch")).map(str::to_owned),
+            );
+        }
+        Ok(epochs.len() == 1)
+    }
+
     async fn is_healthy(&self) -> Result<bool> {
         for node in self.living() {
             if !node.text(&["CLUSTER", "INFO"]).await?.contains("cluster_state:ok") {

@@ -128,7 +128,9 @@ impl Moving<'_> {
         let what = format!("every node knows that slot {slot} has moved to {}", self.to.address());
         until(&what, async || {
             let owner = self.cluster.agreed_owner(self.slot).await?;
-            Ok(Arc::ptr_eq(&owner, &self.to).then_some(()))
+            // A node that takes a slot takes the next number, of those that it knows: two that take one at once would take the same
+            // and contradict each other, unless each knows of the one before.
+            Ok((Arc::ptr_eq(&owner, &self.to) && self.cluster.has_one_epoch().await?).then_some(()))
         })
         .await
     }
