@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    Backend, BackendInfo, Capabilities, Domain, EventSink, Failover, Fencing, FencingToken, Finding,
+    Backend, BackendInfo, Capabilities, Domain, Error, EventSink, Failover, Fencing, FencingToken, Finding,
     Liveness, LockKey, LockState, Opened, Page, Query, Result, SessionOptions,
 };
 use redis::Cmd;
@@ -15,7 +15,7 @@ use crate::kept::Kept;
 use crate::known::Called;
 use crate::names::Namespace;
 use crate::session::RedisSession;
-use crate::store::{Question, Store};
+use crate::store::{Question, Store, within};
 use crate::{probe, reply, scripts, sight};
 
 /// How many claims one renewal verifies. A script keeps everybody else waiting, so it is to be short.
@@ -39,8 +39,14 @@ impl RedisBackend {
         RedisBackend { store: Arc::new(store), namespace, idle_after }
     }
 
-    pub(crate) async fn connect(&self) -> Result<()> {
-        self.store.connect().await.map_err(|error| match error.endpoint() {
+    /// A server may also fall silent behind its connection.
+    pub(crate) async fn connect(&self, limit: Duration) -> Result<()> {
+        let connected = within(limit, self.store.connect()).await.unwrap_or_else(|| {
+            Err(Error::unavailable(format!(
+                "no answer within {limit:?}; is it up, and can it be reached from here?"
+            )))
+        });
+        connected.map_err(|error| match error.endpoint() {
             Some(_) => error,
             None => error.at(self.store.endpoint()),
         })

@@ -94,6 +94,7 @@ impl Cluster {
         listener: Option<&Listening>,
         question: Question<'_>,
     ) -> Result<Value> {
+        let mut refusal = None;
         for _ in 0..=REDIRECTIONS {
             let (member, is_known) = self.owner(domain).await?;
             let Member { address, node, .. } = &*member;
@@ -107,12 +108,20 @@ impl Cluster {
                     self.is_owned_by(domain, self.member(&next));
                 }
                 Some(Redirection::Moving(_)) => return Err(moving(error).at(node.commands.endpoint())),
+                // It has taken nothing, as one that is cut off from the others: somebody else may know better.
+                None if error.took_effect() == Effect::NotApplied
+                    && *error.kind() == ErrorKind::Unavailable =>
+                {
+                    refusal = Some(error.at(node.commands.endpoint()));
+                }
                 None => return Err(error.at(node.commands.endpoint())),
             }
         }
-        Err(Error::unavailable("the nodes do not agree which of them has the slot of this key")
-            .effect(Effect::NotApplied)
-            .at(self.endpoint()))
+        Err(refusal.unwrap_or_else(|| {
+            Error::unavailable("the nodes do not agree which of them has the slot of this key")
+                .effect(Effect::NotApplied)
+                .at(self.endpoint())
+        }))
     }
 
     /// Asks for one key, which may have left its node for the next owner of the slot already. Not for scripts.

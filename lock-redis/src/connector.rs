@@ -89,7 +89,7 @@ impl Connector for RedisConnector {
 
     async fn connect(&self, url: &mut StoreUrl) -> Result<Arc<dyn Backend>> {
         let backend = self.backend(url).map_err(|error| error.during(Operation::Connect))?;
-        backend.connect().await?;
+        backend.connect(self.options.connect_timeout).await?;
         Ok(Arc::new(backend))
     }
 }
