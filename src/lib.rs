@@ -51,6 +51,12 @@ pub mod file {
     pub use lock_file::*;
 }
 
+/// The store in an etcd server or cluster.
+#[cfg(feature = "etcd")]
+pub mod etcd {
+    pub use lock_etcd::*;
+}
+
 /// The store in a Redis server.
 #[cfg(feature = "redis")]
 pub mod redis {

@@ -9,7 +9,7 @@ use lock_core::{
 };
 
 /// The schemes that this version knows, and the feature that brings each of them.
-const KNOWN: [(&str, &str); 9] = [
+const KNOWN: [(&str, &str); 11] = [
     ("memory", "memory"),
     ("file", "file"),
     ("redis", "redis"),
@@ -19,10 +19,12 @@ const KNOWN: [(&str, &str); 9] = [
     ("rediss+sentinel", "redis"),
     ("redis+cluster", "redis"),
     ("rediss+cluster", "redis"),
+    ("etcd", "etcd"),
+    ("etcds", "etcd"),
 ];
 
 /// Those of stores that are planned: who asks for one has not mistyped it.
-const PLANNED: [&str; 4] = ["etcd", "postgres", "postgresql", "zookeeper"];
+const PLANNED: [&str; 3] = ["postgres", "postgresql", "zookeeper"];
 
 /// How long [`connect`] tries, unless `connect_timeout=` says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,6 +90,8 @@ impl Registry {
         let registry = registry.with(lock_file::FileConnector::new());
         #[cfg(feature = "redis")]
         let registry = registry.with(lock_redis::RedisConnector::new());
+        #[cfg(feature = "etcd")]
+        let registry = registry.with(lock_etcd::EtcdConnector::new());
         registry
     }
 

@@ -40,7 +40,8 @@ async fn hold_at_least_outlives_its_process(scene: Scene) -> Verdict {
     }
     let busy = other.mutex(key.clone())?.try_acquire().await?;
     expect(busy.is_err(), "busy although it was given back", "it was granted")?;
-    drop(scene.granted(AT_LEAST + SOON, "the key after that time", &other, key).await?);
+    let slack = later(&scene);
+    drop(scene.granted(AT_LEAST + SOON + slack, "the key after that time", &other, key).await?);
     let at = scene.now();
     // The store counts in its own units; what a millisecond cannot tell apart is the same instant.
     expect(
@@ -49,10 +50,15 @@ async fn hold_at_least_outlives_its_process(scene: Scene) -> Verdict {
         format_args!("one {:?} after it", at.since(granted_before)),
     )?;
     expect(
-        at <= granted_before + AT_LEAST + Duration::from_millis(500),
+        at <= granted_before + AT_LEAST + Duration::from_millis(500) + slack,
         "a grant as soon as the time has passed",
         format_args!("{:?} after the grant before", at.since(granted_before)),
     )
+}
+
+/// How much later the end of a fixed time may be noticed by a store that counts it in whole seconds.
+fn later(scene: &Scene) -> Duration {
+    if scene.is_weaker() { Duration::from_secs(3) } else { Duration::ZERO }
 }
 
 async fn a_detached_hold_outlives_its_process(scene: Scene) -> Verdict {
@@ -87,7 +93,7 @@ async fn a_detached_hold_outlives_its_process(scene: Scene) -> Verdict {
     let short = Duration::from_millis(300);
     let began = scene.now();
     other.mutex(key.clone())?.acquire_detached(short, &AcquireOptions::new()).await?;
-    drop(scene.granted(short + SOON, "the key after the fixed time", &other, key).await?);
+    drop(scene.granted(short + SOON + later(&scene), "the key after the fixed time", &other, key).await?);
     let took = scene.now().since(began);
     expect(
         took + Duration::from_millis(1) >= short,
@@ -128,8 +134,10 @@ async fn busy_says_who_and_how_long(scene: Scene) -> Verdict {
     expect_eq("the holder's name", name, Some("the holder".to_owned()))?;
     expect_eq("the holder's token", busy.token, Some(guard.token()))?;
     let slack = scene.capabilities().await?.expiry_slack;
+    let is_told_less = scene.is_weaker() && busy.remaining.is_none();
     expect(
-        busy.remaining.is_some_and(|left| left > Duration::ZERO && left <= scene.ttl() + slack),
+        is_told_less
+            || busy.remaining.is_some_and(|left| left > Duration::ZERO && left <= scene.ttl() + slack),
         "the time that is left of the holder's lease",
         format_args!("{:?}", busy.remaining),
     )?;

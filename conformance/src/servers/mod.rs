@@ -7,6 +7,8 @@
 //! - [`Redis`]: one server, and replicas of it that can be held back.
 //! - [`RedisSentinels`]: a primary and its replicas, one of which takes its place when it is lost or cut off.
 //! - [`RedisCluster`]: the same for each part of the keys, and parts that move.
+//! - [`Etcd`]: one server, with accounts or with little room.
+//! - [`EtcdCluster`]: several that agree, of which the leader is lost or cut off.
 //! - [`Authority`] and [`Tls`]: servers that speak TLS, with certificates that are good or bad.
 //! - [`WallClock`]: the time that a server sees.
 //!
@@ -25,7 +27,14 @@
 
 mod account;
 mod certificates;
+mod etcd;
+mod etcd_calls;
+mod etcd_cluster;
+mod etcd_gateway;
+mod etcd_setup;
+mod hanging_up;
 mod island;
+mod peer_network;
 mod ports;
 mod process;
 mod redis;
@@ -41,6 +50,10 @@ mod waiting;
 mod wall_clock;
 
 pub use self::certificates::{Authority, Certificate};
+pub use self::etcd::Etcd;
+pub use self::etcd_calls::Permission;
+pub use self::etcd_cluster::{EtcdCluster, EtcdClusterSetup};
+pub use self::etcd_setup::EtcdSetup;
 pub use self::island::Island;
 pub use self::ports::{Port, free_port};
 pub use self::process::{Program, Server};

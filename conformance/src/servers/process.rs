@@ -195,6 +195,17 @@ impl Server {
         self.signal(Signal::STOP)
     }
 
+    /// Whether all its threads stand still: those on other processors go on for a moment after a stop. Where the system does
+    /// not say, it is taken to.
+    pub(super) fn stands_still(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid())) else { return true };
+        // A number, a name in parentheses, and the state.
+        let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        let mut stats =
+            threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+        stats.all(|stat| state(stat).is_none_or(|state| state == 'T'))
+    }
+
     /// Lets it go on.
     pub fn go_on(&self) -> Result<()> {
         self.signal(Signal::CONT)

@@ -1,0 +1,94 @@
+//! [`EtcdBackend`]: the store, as the engine sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{Txn, TxnOp};
+use lock_core::{
+    Backend, BackendInfo, Capabilities, EventSink, Failover, Fencing, FencingToken, Finding, Liveness,
+    LockKey, LockState, Opened, Page, Query, Result, SessionOptions,
+};
+
+use crate::claim::is_made_at;
+use crate::link::Link;
+use crate::names::{self, Names};
+use crate::options::EtcdOptions;
+use crate::session::EtcdSession;
+use crate::{probe, sight};
+
+/// How many claims one renewal verifies: they are read in one transaction, which may have 128 parts.
+const VERIFIED_AT_ONCE: usize = 120;
+
+/// Leases are whole seconds, and the server looks at them twice a second.
+const SLACK: Duration = Duration::from_millis(1_500);
+
+#[derive(Debug)]
+pub(crate) struct EtcdBackend {
+    link: Arc<Link>,
+    names: Names,
+    scheme: &'static str,
+}
+
+impl EtcdBackend {
+    pub(crate) fn new(endpoints: Vec<String>, options: &EtcdOptions) -> Result<EtcdBackend> {
+        let names = Names::new(&options.root)?;
+        let scheme = if options.is_with_tls() { "etcds" } else { "etcd" };
+        let link = Arc::new(Link::new(scheme, endpoints, options.of_the_driver()?));
+        Ok(EtcdBackend { link, names, scheme })
+    }
+
+    pub(crate) async fn connect(&self) -> Result<()> {
+        self.link.call(|client| async move { client.maintenance_client().status().await }).await.map(|_| ())
+    }
+}
+
+#[async_trait]
+impl Backend for EtcdBackend {
+    fn info(&self) -> BackendInfo {
+        let capabilities = Capabilities::new()
+            .liveness(Liveness::Lease)
+            .expiry_slack(SLACK)
+            .fencing(Fencing::Durable)
+            .fair()
+            .push()
+            .fixed_terms()
+            .failover(Failover::Kept)
+            .verify_chunk(VERIFIED_AT_ONCE);
+        BackendInfo::new(self.scheme, self.link.endpoint(), capabilities)
+    }
+
+    async fn open(&self, options: &SessionOptions, sink: EventSink) -> Result<Opened> {
+        EtcdSession::open(&self.link, &self.names, options, sink).await
+    }
+
+    async fn probe(&self) -> Result<Vec<Finding>> {
+        probe::probe(&self.link).await
+    }
+
+    async fn inspect(&self, key: &LockKey) -> Result<LockState> {
+        sight::inspect(&self.link, &self.names, key).await
+    }
+
+    async fn list(&self, query: &Query) -> Result<Page> {
+        sight::list(&self.link, &self.names, query).await
+    }
+
+    /// Each is deleted if it still is the one that was seen. Whoever is next is told by the deletion.
+    async fn force_release(&self, key: &LockKey, only: Option<FencingToken>) -> Result<usize> {
+        let queue = sight::queue(&self.link, &self.names, key).await?;
+        let mut ended = 0;
+        for entry in &queue.entries()[..queue.holders()] {
+            if only.is_some_and(|only| u64::try_from(entry.revision) != Ok(only.get())) {
+                continue;
+            }
+            let name = entry.name.trim_end_matches('~');
+            let deletes =
+                [name.to_owned(), names::companion(name)].map(|name| TxnOp::delete(name, None)).to_vec();
+            let txn = Txn::new().when(vec![is_made_at(&entry.name, entry.revision)]).and_then(deletes);
+            let response = self.link.call(|client| async move { client.kv_client().txn(txn).await }).await?;
+            ended += usize::from(response.succeeded());
+        }
+        Ok(ended)
+    }
+}

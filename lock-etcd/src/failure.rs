@@ -1,0 +1,118 @@
+//! From what the driver and the servers say to errors that say what to do.
+
+use etcd_client::Error as Driver;
+use lock_core::{Effect, Error, ErrorKind};
+
+/// The error for a call that failed.
+pub(crate) fn failed(error: Driver) -> Error {
+    let (kind, effect, advice) = explain(&error);
+    let retryable = kind.usually_passes() || says(&error, "database space exceeded");
+    Error::new(kind, format!("{error}; {advice}")).effect(effect).retryable(retryable).caused_by(error)
+}
+
+/// Whether another endpoint may have a better answer.
+pub(crate) fn is_of_the_endpoint(error: &Driver) -> bool {
+    match error {
+        Driver::GRpcStatus(status) => {
+            is_code(status.code() as i32, &[UNAVAILABLE, UNKNOWN, DEADLINE, CANCELLED, INTERNAL])
+        }
+        Driver::InvalidArgs(_) | Driver::InvalidUri(_) | Driver::Utf8Error(_) => false,
+        _ => true,
+    }
+}
+
+/// The lease that a call names is over.
+pub(crate) fn is_lease_gone(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| {
+        source.downcast_ref::<Driver>().is_some_and(|error| {
+            says(error, "requested lease not found") || matches!(error, Driver::LeaseKeepAliveError(_))
+        })
+    })
+}
+
+/// Somebody has a lease of this number: an earlier copy of the same call.
+pub(crate) fn is_lease_there(error: &Error) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<Driver>())
+        .is_some_and(|error| says(error, "lease already exists"))
+}
+
+/// What lies there is nothing that this library writes.
+pub(crate) fn damaged(name: &str) -> Error {
+    Error::new(
+        ErrorKind::Damaged,
+        format!("{name:?} is not what this library writes: does something else write under this root?"),
+    )
+}
+
+/// The answer is none that such a call has.
+pub(crate) fn unexpected(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Protocol,
+        format!("the answer to {what} lacks what it should have; is this etcd 3.4 or later?"),
+    )
+    .effect(Effect::Unknown)
+}
+
+const CANCELLED: i32 = 1;
+const UNKNOWN: i32 = 2;
+const INVALID: i32 = 3;
+const DEADLINE: i32 = 4;
+const DENIED: i32 = 7;
+const EXHAUSTED: i32 = 8;
+const PRECONDITION: i32 = 9;
+const UNIMPLEMENTED: i32 = 12;
+const INTERNAL: i32 = 13;
+const UNAVAILABLE: i32 = 14;
+const UNAUTHENTICATED: i32 = 16;
+
+fn explain(error: &Driver) -> (ErrorKind, Effect, &'static str) {
+    let Driver::GRpcStatus(status) = error else {
+        return match error {
+            Driver::InvalidArgs(_) | Driver::InvalidUri(_) => {
+                (ErrorKind::Misconfigured, Effect::NotApplied, "see the page about etcd")
+            }
+            Driver::TransportError(_) | Driver::IoError(_) => (
+                ErrorKind::Unavailable,
+                Effect::Unknown,
+                "is it up, can it be reached from here, and does it speak TLS where the URL says so?",
+            ),
+            _ => (ErrorKind::Unavailable, Effect::Unknown, "the connection ended; it is made anew"),
+        };
+    };
+    let code = status.code() as i32;
+    if says(error, "database space exceeded") {
+        return (
+            ErrorKind::Exhausted,
+            Effect::NotApplied,
+            "the database is full (NOSPACE): compact, defragment, disarm the alarm, or raise --quota-backend-bytes",
+        );
+    }
+    if says(error, "invalid user ID or password") || says(error, "user name is empty") {
+        return (ErrorKind::Denied, Effect::NotApplied, "check user and password");
+    }
+    match code {
+        DENIED => (
+            ErrorKind::Denied,
+            Effect::NotApplied,
+            "the account may not do this under this root: the page about etcd says what it needs",
+        ),
+        UNAUTHENTICATED => (ErrorKind::Denied, Effect::NotApplied, "check user and password"),
+        EXHAUSTED => (ErrorKind::Exhausted, Effect::NotApplied, "too much at once: the server asks for less"),
+        UNIMPLEMENTED => (ErrorKind::Unsupported, Effect::NotApplied, "it has to be etcd 3.4 or later"),
+        INVALID | PRECONDITION => (ErrorKind::Protocol, Effect::NotApplied, "is this etcd 3.4 or later?"),
+        _ => (
+            ErrorKind::Unavailable,
+            Effect::Unknown,
+            "is it up, can it be reached from here, and has the cluster a leader (etcdctl endpoint status)?",
+        ),
+    }
+}
+
+fn is_code(code: i32, codes: &[i32]) -> bool {
+    codes.contains(&code)
+}
+
+fn says(error: &Driver, words: &str) -> bool {
+    matches!(error, Driver::GRpcStatus(status) if status.message().contains(words))
+}

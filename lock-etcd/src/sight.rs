@@ -1,0 +1,102 @@
+//! What can be seen of the store: one key, and which keys there are.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use etcd_client::{GetOptions, SortOrder, SortTarget};
+use lock_core::{Cursor, FencingToken, HolderState, LockKey, LockState, Page, Query, Result, WaiterState};
+
+use crate::claim;
+use crate::entry::Kind;
+use crate::link::Link;
+use crate::names::Names;
+use crate::queue::Queue;
+
+/// How many claims one look reads.
+const AT_ONCE: i64 = 1_000;
+
+pub(crate) async fn queue(link: &Link, names: &Names, key: &LockKey) -> Result<Queue> {
+    let (lock, look) = (names.lock(key), GetOptions::new().with_prefix());
+    let all = link.call(|client| async move { client.kv_client().get(lock, Some(look)).await }).await?;
+    claim::queue(all.kvs()).map_err(|error| error.on(key))
+}
+
+pub(crate) async fn inspect(link: &Link, names: &Names, key: &LockKey) -> Result<LockState> {
+    let queue = queue(link, names, key).await?;
+    let (mut state, mut left) = (LockState::idle(key.clone()), HashMap::new());
+    let holders = queue.holders();
+    for (place, entry) in queue.entries().iter().enumerate() {
+        if place >= holders {
+            let waiter = WaiterState::new(entry.session, entry.ticket, entry.mode);
+            state.queue.push(waiter.described(entry.info.clone(), entry.note.clone()));
+            continue;
+        }
+        let Some(token) =
+            u64::try_from(entry.revision).ok().and_then(|number| FencingToken::new(number).ok())
+        else {
+            continue;
+        };
+        let remaining = match left.get(&entry.lease) {
+            Some(remaining) => *remaining,
+            None => {
+                let remaining = remaining(link, entry.lease).await?;
+                left.insert(entry.lease, remaining);
+                remaining
+            }
+        };
+        let is_fixed = matches!(entry.kind, Kind::Fixed | Kind::Kept);
+        let holder = HolderState::new(entry.session, entry.ticket, token, entry.mode);
+        state
+            .holders
+            .push(holder.ends_in(remaining, is_fixed).described(entry.info.clone(), entry.note.clone()));
+        state.fence = state.fence.max(Some(token));
+    }
+    state.capacity = queue.entries().first().map(|entry| entry.permit.capacity());
+    Ok(state)
+}
+
+async fn remaining(link: &Link, lease: i64) -> Result<Option<Duration>> {
+    let found =
+        link.call(|client| async move { client.lease_client().time_to_live(lease, None).await }).await?;
+    Ok(u64::try_from(found.ttl()).ok().map(Duration::from_secs))
+}
+
+/// In the order of the names: each key that is there is held or waited for.
+pub(crate) async fn list(link: &Link, names: &Names, query: &Query) -> Result<Page> {
+    let locks = names.locks();
+    let end = locks.replace("/l/", "/l0");
+    let mut from = match &query.after {
+        // Behind all claims of that key.
+        Some(after) => {
+            let key = LockKey::new(after.as_str())?.under(query.prefix.as_ref());
+            names.lock(&key).trim_end_matches('/').to_owned() + "0"
+        }
+        None => locks,
+    };
+    let mut page = Page::default();
+    loop {
+        let look = GetOptions::new()
+            .with_range(end.clone())
+            .with_keys_only()
+            .with_limit(AT_ONCE)
+            .with_sort(SortTarget::Key, SortOrder::Ascend);
+        let start = from.clone();
+        let found =
+            link.call(|client| async move { client.kv_client().get(start, Some(look)).await }).await?;
+        for kv in found.kvs() {
+            let Some(key) = kv.key_str().ok().and_then(|name| names.key_of(name)) else { continue };
+            if !query.matches(&key) || page.keys.last() == Some(&key) {
+                continue;
+            }
+            if page.keys.len() == query.limit {
+                page.next = page.keys.last().map(|key| Cursor::new(key.as_str()));
+                return Ok(page);
+            }
+            page.keys.push(key);
+        }
+        match found.kvs().last().and_then(|kv| kv.key_str().ok()) {
+            Some(last) if found.more() => from = format!("{last}\0"),
+            _ => return Ok(page),
+        }
+    }
+}
