@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod ahead;
 mod backend;
 mod claim;
 mod connector;
 mod entry;
 mod failure;
 mod fence;
+mod lease;
 mod link;
 mod names;
 mod options;

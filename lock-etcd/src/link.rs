@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
-use lock_core::{BootTime, Clock, Event, EventSink, Result, SystemClock};
+use lock_core::{BootTime, Clock, Error, Event, EventSink, Result, SystemClock, telemetry, within};
 use tokio::sync::OnceCell;
 
 use crate::failure::{failed, is_of_the_endpoint};
@@ -25,6 +25,8 @@ pub(crate) struct Link {
     turn: AtomicUsize,
     clock: SystemClock,
     listeners: Mutex<Vec<Weak<EventSink>>>,
+    /// The highest revision of the store that was seen.
+    revision: AtomicI64,
 }
 
 struct State {
@@ -52,12 +54,40 @@ impl Link {
             turn: AtomicUsize::new(first),
             clock: SystemClock::new(),
             listeners: Mutex::default(),
+            revision: AtomicI64::new(0),
         }
     }
 
     /// All of them, without secrets.
     pub(crate) fn endpoint(&self) -> String {
         format!("{}://{}", self.scheme, self.endpoints.join(","))
+    }
+
+    /// Makes sure that some endpoint answers, within a time in which each has its share.
+    pub(crate) async fn connect(&self, limit: Duration) -> Result<()> {
+        let end = self.clock.boot() + limit;
+        let mut failure = None;
+        for left in (1..=self.endpoints.len()).rev() {
+            let share = end.since(self.clock.boot()) / u32::try_from(left).unwrap_or(u32::MAX);
+            let line = self.current();
+            let asked = self.call(|client| async move { client.maintenance_client().status().await });
+            match within(&self.clock, share, asked).await {
+                Some(Ok(_)) => return Ok(()),
+                Some(Err(error)) => failure = Some(error),
+                None => {
+                    self.retire(&line);
+                    let error = Error::unavailable(format!(
+                        "no answer within {share:?}; is it up, and can it be reached from here?"
+                    ));
+                    failure = Some(error.at(line.endpoint.clone()));
+                }
+            }
+            // Another one would say the same.
+            if !line.retired.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        failure.map_or(Ok(()), Err)
     }
 
     /// Whoever listens is told of each gap.
@@ -80,7 +110,7 @@ impl Link {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let line = self.line();
+        let line = self.current();
         let unanswered = Unanswered { link: self, line: &line, sent: self.clock.boot(), answered: false };
         let answer = match line.client(&self.options).await {
             Ok(client) => call(line.clone(), client).await,
@@ -90,7 +120,33 @@ impl Link {
         answer.map_err(|error| failed(error).at(line.endpoint.clone()))
     }
 
-    fn line(&self) -> Arc<Line> {
+    /// The highest revision of the store that was seen by now.
+    pub(crate) fn revision(&self) -> i64 {
+        self.revision.load(Ordering::SeqCst)
+    }
+
+    /// The store is at this revision, for a question that was asked when this other one had been seen.
+    pub(crate) fn is_at(&self, revision: i64, before: i64) {
+        if revision < before {
+            tracing::warn!(
+                target: telemetry::TARGET,
+                "the store at {} has gone back from revision {before} to {revision}: it was emptied, or restored from a snapshot. \
+                 Tokens that were granted meanwhile may come again, and what is protected by them has to be told",
+                self.endpoint(),
+            );
+            // Said once.
+            let _ = self.revision.compare_exchange(before, revision, Ordering::SeqCst, Ordering::SeqCst);
+        } else {
+            self.revision.fetch_max(revision, Ordering::SeqCst);
+        }
+    }
+
+    /// The line in use, connected.
+    pub(crate) async fn line(&self) -> Result<(Arc<Line>, Client)> {
+        self.on_line(|line, client| async move { Ok((line, client)) }).await
+    }
+
+    fn current(&self) -> Arc<Line> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).line.clone()
     }
 
@@ -102,6 +158,7 @@ impl Link {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
         let endpoint = self.endpoints[turn % self.endpoints.len()].clone();
         self.state.lock().unwrap_or_else(PoisonError::into_inner).line = Arc::new(Line::new(endpoint));
+        line.watches.close();
         let listeners: Vec<_> = {
             let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
             listeners.iter().filter_map(Weak::upgrade).collect()

@@ -22,7 +22,7 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from
 #[derive(Clone)]
 pub struct EtcdOptions {
     pub(crate) root: String,
-    connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     user: Option<(String, Secret)>,
     tls: Option<Tls>,
 }
