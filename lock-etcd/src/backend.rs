@@ -11,9 +11,9 @@ use lock_core::{
 };
 
 use crate::claim::is_made_at;
+use crate::dial::Dial;
 use crate::link::Link;
 use crate::names::{self, Names};
-use crate::options::EtcdOptions;
 use crate::session::EtcdSession;
 use crate::{probe, sight};
 
@@ -31,11 +31,9 @@ pub(crate) struct EtcdBackend {
 }
 
 impl EtcdBackend {
-    pub(crate) fn new(endpoints: Vec<String>, options: &EtcdOptions) -> Result<EtcdBackend> {
-        let names = Names::new(&options.root)?;
-        let scheme = if options.is_with_tls() { "etcds" } else { "etcd" };
-        let link = Arc::new(Link::new(scheme, endpoints, options.of_the_driver()?));
-        Ok(EtcdBackend { link, names, scheme })
+    pub(crate) fn new(dial: Dial, root: &str) -> Result<EtcdBackend> {
+        let (names, scheme) = (Names::new(root)?, dial.scheme());
+        Ok(EtcdBackend { link: Arc::new(Link::new(dial)), names, scheme })
     }
 
     pub(crate) async fn connect(&self) -> Result<()> {

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::Client;
 use lock_core::{BootTime, Clock, Event, EventSink, Result, SystemClock};
 use tokio::sync::OnceCell;
 
-use crate::failure::{failed, is_of_the_endpoint};
+use crate::dial::{Dial, Failed};
+use crate::failure::{failed, failed_on_old_line, is_of_the_endpoint};
 use crate::watch::Watches;
 
 /// An endpoint on which a call was given up that had been on its way for so long may be dead without a word.
@@ -18,9 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The way to the store: through one endpoint at a time. The driver would spread calls over all of them, also over one that hangs.
 pub(crate) struct Link {
-    scheme: &'static str,
-    endpoints: Vec<String>,
-    options: ConnectOptions,
+    dial: Dial,
     state: Mutex<State>,
     turn: AtomicUsize,
     clock: SystemClock,
@@ -40,14 +39,13 @@ pub(crate) struct Line {
 }
 
 impl Link {
-    pub(crate) fn new(scheme: &'static str, endpoints: Vec<String>, options: ConnectOptions) -> Link {
+    pub(crate) fn new(dial: Dial) -> Link {
+        let endpoints = dial.endpoints();
         // Not everybody at the first of them.
         let first = usize::from(std::process::id() as u16) % endpoints.len().max(1);
         let line = Arc::new(Line::new(endpoints.get(first).cloned().unwrap_or_default()));
         Link {
-            scheme,
-            endpoints,
-            options,
+            dial,
             state: Mutex::new(State { line }),
             turn: AtomicUsize::new(first),
             clock: SystemClock::new(),
@@ -57,7 +55,7 @@ impl Link {
 
     /// All of them, without secrets.
     pub(crate) fn endpoint(&self) -> String {
-        format!("{}://{}", self.scheme, self.endpoints.join(","))
+        format!("{:?}", self.dial)
     }
 
     /// Whoever listens is told of each gap.
@@ -82,9 +80,15 @@ impl Link {
     {
         let line = self.line();
         let unanswered = Unanswered { link: self, line: &line, sent: self.clock.boot(), answered: false };
-        let answer = match line.client(&self.options).await {
+        // Its files for TLS may have been renewed since.
+        let failed = if line.client.initialized() { failed_on_old_line } else { failed };
+        let answer = match line.client(&self.dial).await {
             Ok(client) => call(line.clone(), client).await,
-            Err(error) => Err(error),
+            Err(Failed::There(error)) => Err(error),
+            Err(Failed::Here(error)) => {
+                unanswered.answered(None);
+                return Err(error.at(line.endpoint.clone()));
+            }
         };
         unanswered.answered(answer.as_ref().err());
         answer.map_err(|error| failed(error).at(line.endpoint.clone()))
@@ -100,7 +104,8 @@ impl Link {
             return;
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
-        let endpoint = self.endpoints[turn % self.endpoints.len()].clone();
+        let endpoints = self.dial.endpoints();
+        let endpoint = endpoints[turn % endpoints.len()].clone();
         self.state.lock().unwrap_or_else(PoisonError::into_inner).line = Arc::new(Line::new(endpoint));
         let listeners: Vec<_> = {
             let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,9 +132,8 @@ impl Line {
     }
 
     /// The channel below connects at its first call, and anew when it breaks.
-    async fn client(&self, options: &ConnectOptions) -> Result<Client, etcd_client::Error> {
-        let connect = || Client::connect([self.endpoint.as_str()], Some(options.clone()));
-        self.client.get_or_try_init(connect).await.cloned()
+    async fn client(&self, dial: &Dial) -> Result<Client, Failed> {
+        self.client.get_or_try_init(|| dial.line(&self.endpoint)).await.cloned()
     }
 }
 
