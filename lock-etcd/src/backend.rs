@@ -11,10 +11,10 @@ use lock_core::{
 };
 
 use crate::claim::{exists, is_made_at};
+use crate::dial::Dial;
 use crate::entry::Kind;
 use crate::link::Link;
 use crate::names::{self, Names};
-use crate::options::EtcdOptions;
 use crate::session::EtcdSession;
 use crate::{probe, sight};
 
@@ -29,19 +29,16 @@ pub(crate) struct EtcdBackend {
     link: Arc<Link>,
     names: Names,
     scheme: &'static str,
-    connect_timeout: Duration,
 }
 
 impl EtcdBackend {
-    pub(crate) fn new(endpoints: Vec<String>, options: &EtcdOptions) -> Result<EtcdBackend> {
-        let names = Names::new(&options.root)?;
-        let scheme = if options.is_with_tls() { "etcds" } else { "etcd" };
-        let link = Arc::new(Link::new(scheme, endpoints, options.of_the_driver()?));
-        Ok(EtcdBackend { link, names, scheme, connect_timeout: options.connect_timeout })
+    pub(crate) fn new(dial: Dial, root: &str) -> Result<EtcdBackend> {
+        let (names, scheme) = (Names::new(root)?, dial.scheme());
+        Ok(EtcdBackend { link: Arc::new(Link::new(dial)), names, scheme })
     }
 
     pub(crate) async fn connect(&self) -> Result<()> {
-        self.link.connect(self.connect_timeout).await
+        self.link.connect().await
     }
 }
 

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use lock_core::{Backend, Connector, Error, ErrorKind, Operation, Result, StoreUrl};
 
 use crate::backend::EtcdBackend;
+use crate::dial::Dial;
 use crate::options::EtcdOptions;
 
 const PORT: u16 = 2379;
@@ -55,19 +56,22 @@ impl EtcdConnector {
             }
         }
         if options.is_with_tls() && !with_tls {
-            return Err(wrong(
-                "files for TLS are given, and the URL asks for none: it has to begin with etcds",
-            ));
+            options.files.suit(with_tls)?;
+            return Err(wrong("TLS is asked for, and the URL is one without: it has to begin with etcds"));
         }
         match (url.user(), url.password()) {
             (Some(user), Some(password)) => options = options.user(user, password.clone()),
             (None, None) => {}
-            _ => return Err(wrong("a user and a password belong together")),
+            _ => {
+                return Err(wrong(
+                    "a user and a password belong together: etcd://user:password@host, or ?password_file= with a user",
+                ));
+            }
         }
         if url.hosts().is_empty() {
             return Err(wrong("an etcd: URL names the servers, as in etcd://e1:2379,e2:2379,e3:2379"));
         }
-        let root = url.path().trim_matches('/');
+        let root = url.path().trim_matches('/').to_owned();
         if !root.is_empty() {
             options = options.root(root);
         }
@@ -76,7 +80,8 @@ impl EtcdConnector {
             let name = if host.name.contains(':') { format!("[{}]", host.name) } else { host.name.clone() };
             format!("{name}:{}", host.port.unwrap_or(PORT))
         });
-        EtcdBackend::new(endpoints.collect(), &options)
+        let root = options.root.clone();
+        EtcdBackend::new(Dial::new(endpoints.collect(), with_tls, options)?, &root)
     }
 }
 

@@ -1,13 +1,42 @@
 //! From what the driver and the servers say to errors that say what to do.
 
+use std::error::Error as _;
+
 use etcd_client::Error as Driver;
 use lock_core::{Effect, Error, ErrorKind};
 
+use crate::tls::{self, Refusal};
+
 /// The error for a call that failed.
 pub(crate) fn failed(error: Driver) -> Error {
+    if let Some(Refusal { kind, said, advice }) = tls_refusal(&error) {
+        return Error::new(kind, format!("{said}; {advice}"))
+            .effect(Effect::NotApplied)
+            .retryable(false)
+            .caused_by(error);
+    }
     let (kind, effect, advice) = explain(&error);
-    let retryable = kind.usually_passes() || says(&error, "database space exceeded");
+    let retryable = kind.usually_passes()
+        || says(&error, "database space exceeded")
+        || says(&error, "authentication is not enabled");
     Error::new(kind, format!("{error}; {advice}")).effect(effect).retryable(retryable).caused_by(error)
+}
+
+/// The same for a call on a line that was made before: a new one reads the files for TLS again, and may be let in.
+pub(crate) fn failed_on_old_line(error: Driver) -> Error {
+    let is_tls = tls_refusal(&error).is_some();
+    let error = failed(error);
+    let retryable = error.is_retryable() || is_tls;
+    error.retryable(retryable)
+}
+
+fn tls_refusal(error: &Driver) -> Option<Refusal> {
+    match error {
+        // Only calls without an answer have a cause.
+        Driver::GRpcStatus(status) => tls::refusal(status.source()?),
+        Driver::TransportError(error) => tls::refusal(error),
+        _ => None,
+    }
 }
 
 /// Whether another endpoint may have a better answer.
@@ -72,10 +101,12 @@ fn explain(error: &Driver) -> (ErrorKind, Effect, &'static str) {
             Driver::InvalidArgs(_) | Driver::InvalidUri(_) => {
                 (ErrorKind::Misconfigured, Effect::NotApplied, "see the page about etcd")
             }
-            Driver::TransportError(_) | Driver::IoError(_) => (
-                ErrorKind::Unavailable,
-                Effect::Unknown,
-                "is it up, can it be reached from here, and does it speak TLS where the URL says so?",
+            // Nothing else is left of what the driver looks at before it connects.
+            Driver::TransportError(_) => (
+                ErrorKind::Misconfigured,
+                Effect::NotApplied,
+                "this machine has no certificates of its own that can be read: name the authority's as ca_file, or have \
+                 SSL_CERT_FILE or SSL_CERT_DIR name what is there",
             ),
             _ => (ErrorKind::Unavailable, Effect::Unknown, "the connection ended; it is made anew"),
         };
@@ -90,6 +121,21 @@ fn explain(error: &Driver) -> (ErrorKind, Effect, &'static str) {
     }
     if says(error, "invalid user ID or password") || says(error, "user name is empty") {
         return (ErrorKind::Denied, Effect::NotApplied, "check user and password");
+    }
+    if says(error, "authentication is not enabled") {
+        return (
+            ErrorKind::Denied,
+            Effect::NotApplied,
+            "the server knows no accounts, and the URL names one: it may have lost its data, and be set up again just now; \
+             where there are to be none, the URL names no user",
+        );
+    }
+    if status.source().is_some() {
+        return (
+            ErrorKind::Unavailable,
+            Effect::Unknown,
+            "is it up, can it be reached from here, and does it speak TLS (etcds) exactly where the URL says so?",
+        );
     }
     match code {
         DENIED => (

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions};
-use lock_core::{BootTime, Clock, Error, Event, EventSink, Result, SystemClock, telemetry, within};
+use etcd_client::Client;
+use lock_core::{BootTime, Clock, Event, EventSink, Result, SystemClock, telemetry, within};
 use tokio::sync::OnceCell;
 
-use crate::failure::{failed, is_of_the_endpoint};
+use crate::dial::{Dial, Failed, silent};
+use crate::failure::{failed, failed_on_old_line, is_of_the_endpoint};
 use crate::watch::Watches;
 
 /// An endpoint on which a call was given up that had been on its way for so long may be dead without a word.
@@ -18,9 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The way to the store: through one endpoint at a time. The driver would spread calls over all of them, also over one that hangs.
 pub(crate) struct Link {
-    scheme: &'static str,
-    endpoints: Vec<String>,
-    options: ConnectOptions,
+    dial: Dial,
     state: Mutex<State>,
     turn: AtomicUsize,
     clock: SystemClock,
@@ -42,14 +41,13 @@ pub(crate) struct Line {
 }
 
 impl Link {
-    pub(crate) fn new(scheme: &'static str, endpoints: Vec<String>, options: ConnectOptions) -> Link {
+    pub(crate) fn new(dial: Dial) -> Link {
+        let endpoints = dial.endpoints();
         // Not everybody at the first of them.
         let first = usize::from(std::process::id() as u16) % endpoints.len().max(1);
         let line = Arc::new(Line::new(endpoints.get(first).cloned().unwrap_or_default()));
         Link {
-            scheme,
-            endpoints,
-            options,
+            dial,
             state: Mutex::new(State { line }),
             turn: AtomicUsize::new(first),
             clock: SystemClock::new(),
@@ -60,34 +58,30 @@ impl Link {
 
     /// All of them, without secrets.
     pub(crate) fn endpoint(&self) -> String {
-        format!("{}://{}", self.scheme, self.endpoints.join(","))
+        format!("{:?}", self.dial)
     }
 
-    /// Makes sure that some endpoint answers, within a time in which each has its share.
-    pub(crate) async fn connect(&self, limit: Duration) -> Result<()> {
-        let end = self.clock.boot() + limit;
-        let mut failure = None;
-        for left in (1..=self.endpoints.len()).rev() {
+    /// Makes sure that some endpoint answers, within the time for one of them; each has its share of it.
+    pub(crate) async fn connect(&self) -> Result<()> {
+        let end = self.clock.boot() + self.dial.connect_timeout();
+        let mut answer = Ok(());
+        for left in (1..=self.dial.endpoints().len()).rev() {
             let share = end.since(self.clock.boot()) / u32::try_from(left).unwrap_or(u32::MAX);
             let line = self.current();
             let asked = self.call(|client| async move { client.maintenance_client().status().await });
-            match within(&self.clock, share, asked).await {
-                Some(Ok(_)) => return Ok(()),
-                Some(Err(error)) => failure = Some(error),
+            answer = match within(&self.clock, share, asked).await {
+                Some(answer) => answer.map(|_| ()),
                 None => {
                     self.retire(&line);
-                    let error = Error::unavailable(format!(
-                        "no answer within {share:?}; is it up, and can it be reached from here?"
-                    ));
-                    failure = Some(error.at(line.endpoint.clone()));
+                    Err(silent(share).at(line.endpoint.clone()))
                 }
-            }
-            // Another one would say the same.
-            if !line.retired.load(Ordering::SeqCst) {
+            };
+            // Otherwise another one would say the same.
+            if answer.is_ok() || !line.retired.load(Ordering::SeqCst) {
                 break;
             }
         }
-        failure.map_or(Ok(()), Err)
+        answer
     }
 
     /// Whoever listens is told of each gap.
@@ -112,9 +106,19 @@ impl Link {
     {
         let line = self.current();
         let unanswered = Unanswered { link: self, line: &line, sent: self.clock.boot(), answered: false };
-        let answer = match line.client(&self.options).await {
+        // Its files for TLS may have been renewed since.
+        let failed = if line.client.initialized() { failed_on_old_line } else { failed };
+        let answer = match line.client(&self.dial).await {
             Ok(client) => call(line.clone(), client).await,
-            Err(error) => Err(error),
+            Err(Failed::There(error)) => Err(error),
+            Err(Failed::Here(error)) => {
+                unanswered.answered(None);
+                return Err(error.at(line.endpoint.clone()));
+            }
+            Err(Failed::Silent(error)) => {
+                self.retire(&line);
+                return Err(error.at(line.endpoint.clone()));
+            }
         };
         unanswered.answered(answer.as_ref().err());
         answer.map_err(|error| failed(error).at(line.endpoint.clone()))
@@ -156,7 +160,8 @@ impl Link {
             return;
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
-        let endpoint = self.endpoints[turn % self.endpoints.len()].clone();
+        let endpoints = self.dial.endpoints();
+        let endpoint = endpoints[turn % endpoints.len()].clone();
         self.state.lock().unwrap_or_else(PoisonError::into_inner).line = Arc::new(Line::new(endpoint));
         line.watches.close();
         let listeners: Vec<_> = {
@@ -184,9 +189,8 @@ impl Line {
     }
 
     /// The channel below connects at its first call, and anew when it breaks.
-    async fn client(&self, options: &ConnectOptions) -> Result<Client, etcd_client::Error> {
-        let connect = || Client::connect([self.endpoint.as_str()], Some(options.clone()));
-        self.client.get_or_try_init(connect).await.cloned()
+    async fn client(&self, dial: &Dial) -> Result<Client, Failed> {
+        self.client.get_or_try_init(|| dial.line(&self.endpoint)).await.cloned()
     }
 }
 

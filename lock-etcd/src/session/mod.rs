@@ -96,7 +96,7 @@ impl Session for EtcdSession {
             shared.listen().await?;
         }
         let standings = known.iter().zip(&names).map(|(claim, name)| match name {
-            Some(_) => shared.standing(claim, found.next().flatten()),
+            Some(_) => shared.standing(claim, found.next().flatten().as_ref()),
             None => shared.standing_here(claim),
         });
         Ok(Renewal::new(standings.collect()))
@@ -116,8 +116,8 @@ impl Session for EtcdSession {
 }
 
 impl Shared {
-    fn standing(&self, claim: &ClaimRef, found: Option<KeyValue>) -> Standing {
-        let entry = match found.as_ref().map(claim::read) {
+    fn standing(&self, claim: &ClaimRef, found: Option<&KeyValue>) -> Standing {
+        let entry = match found.map(claim::read) {
             Some(Ok(entry)) if entry.ticket == claim.ticket => entry,
             Some(Ok(_)) | None => return Standing::Gone,
             Some(Err(_)) => return Standing::Unknown,

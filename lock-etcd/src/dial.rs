@@ -1,0 +1,154 @@
+//! [`Dial`]: where servers are, and how a line to one of them is made.
+
+use std::fmt;
+use std::time::Duration;
+
+use etcd_client::{Client, ConnectOptions};
+use lock_core::{Error, ErrorKind, ExposeSecret, Result, SystemClock, within};
+
+use crate::options::{EtcdOptions, KEEP_ALIVE};
+use crate::tls::choose_provider;
+
+/// Where servers are, and how a line to one of them is made.
+pub(crate) struct Dial {
+    /// `host:port`, one at least.
+    endpoints: Vec<String>,
+    with_tls: bool,
+    /// The application's own, if it has brought some.
+    driver: Option<ConnectOptions>,
+    options: EtcdOptions,
+}
+
+impl Dial {
+    /// # Errors
+    /// [`Misconfigured`](ErrorKind::Misconfigured) without an endpoint, or for what does not go together; files for TLS that
+    /// cannot be used.
+    pub(crate) fn new(endpoints: Vec<String>, with_tls: bool, options: EtcdOptions) -> Result<Dial> {
+        options.files.suit(with_tls)?;
+        if endpoints.is_empty() {
+            return Err(wrong("there is no endpoint: name one server of etcd at least"));
+        }
+        let dial = Dial { endpoints, with_tls, driver: None, options };
+        // Whatever is wrong with the files is said now.
+        dial.settings("")?;
+        Ok(dial)
+    }
+
+    /// To endpoints as etcd writes them, `http://host:2379`.
+    pub(crate) fn like(urls: Vec<String>, driver: ConnectOptions, options: EtcdOptions) -> Result<Dial> {
+        let mut endpoints = Vec::new();
+        let (mut plain, mut with_tls) = (false, options.is_with_tls());
+        let asks_for_tls = with_tls;
+        for url in urls {
+            let (scheme, rest) = url.split_once("://").unwrap_or_default();
+            match scheme {
+                "http" => plain = true,
+                "https" => with_tls = true,
+                // Not repeated: there may be a password in it.
+                _ => return Err(wrong("an endpoint of etcd begins with http:// or https://")),
+            }
+            let endpoint = rest.trim_end_matches('/');
+            if endpoint.is_empty() || endpoint.contains(['/', '?', '#', '@', ',']) {
+                return Err(wrong(
+                    "an endpoint of etcd is a host and a port, as in http://e1:2379, with nothing before or behind them",
+                ));
+            }
+            endpoints.push(endpoint.to_owned());
+        }
+        if plain && with_tls {
+            return Err(wrong(if asks_for_tls {
+                "TLS is asked for, and an endpoint is without: it has to begin with https://"
+            } else {
+                "some endpoints begin with http:// and others with https://: it is one or the other"
+            }));
+        }
+        if with_tls {
+            choose_provider();
+        }
+        Ok(Dial { driver: Some(driver), ..Dial::new(endpoints, with_tls, options)? })
+    }
+
+    pub(crate) fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.with_tls { "etcds" } else { "etcd" }
+    }
+
+    /// For how long a server may be silent at first.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.options.connect_timeout
+    }
+
+    /// The driver's client for one of the endpoints, which has answered. Files are read for each, so that they may be renewed.
+    pub(crate) async fn line(&self, endpoint: &str) -> Result<Client, Failed> {
+        let settings = self.settings(endpoint).map_err(|error| Failed::Here(Box::new(error)))?;
+        let scheme = if self.with_tls { "https" } else { "http" };
+        let limit = self.connect_timeout();
+        // With a user the driver asks for a token by itself, and else for nothing: an answer is asked for here.
+        let connecting = async {
+            let client = Client::connect([format!("{scheme}://{endpoint}")], Some(settings)).await?;
+            client.maintenance_client().status().await?;
+            Ok(client)
+        };
+        match within(&SystemClock::new(), limit, connecting).await {
+            Some(connected) => connected.map_err(Failed::There),
+            None => Err(Failed::Silent(silent(limit))),
+        }
+    }
+
+    fn settings(&self, endpoint: &str) -> Result<ConnectOptions> {
+        let options = &self.options;
+        let mut settings = self
+            .driver
+            .clone()
+            .unwrap_or_default()
+            .with_connect_timeout(options.connect_timeout)
+            .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
+            .with_keep_alive_while_idle(true)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if let Some((name, password)) = &options.user {
+            settings = settings.with_user(name, password.expose_secret());
+        }
+        // What an application's own options bring with them stays, unless these say something of their own.
+        if self.with_tls && (self.driver.is_none() || options.is_with_tls()) {
+            let mut tls = options.files.options()?;
+            // The driver would look for the brackets in the certificate.
+            if let Some((address, _)) = endpoint.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+                tls = tls.domain_name(address);
+            }
+            settings = settings.with_tls(tls);
+        }
+        Ok(settings)
+    }
+}
+
+impl fmt::Debug for Dial {
+    /// Without the driver's settings: there is a password in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme(), self.endpoints.join(","))
+    }
+}
+
+/// Why there is no line.
+pub(crate) enum Failed {
+    /// Nothing was sent.
+    Here(Box<Error>),
+    /// What the driver says.
+    There(etcd_client::Error),
+    /// Nobody has said anything.
+    Silent(Error),
+}
+
+/// Nobody has said anything for so long.
+pub(crate) fn silent(limit: Duration) -> Error {
+    Error::unavailable(format!(
+        "no answer within {limit:?}; is it up, can it be reached from here, and does it speak TLS where the URL says so?"
+    ))
+}
+
+fn wrong(message: &str) -> Error {
+    Error::new(ErrorKind::Misconfigured, message)
+}
