@@ -12,6 +12,7 @@ mod connector;
 mod entry;
 mod failure;
 mod fence;
+mod fenced;
 mod link;
 mod names;
 mod options;
@@ -24,7 +25,9 @@ mod watch;
 
 /// The driver, in the version that this crate is built with.
 pub use etcd_client;
+pub use lock_core::Refused;
 
 pub use self::connector::EtcdConnector;
 pub use self::fence::stands;
+pub use self::fenced::FencedWrites;
 pub use self::options::EtcdOptions;
