@@ -14,6 +14,7 @@ mod dial;
 mod entry;
 mod failure;
 mod fence;
+mod fenced;
 mod lease;
 mod link;
 mod names;
@@ -35,9 +36,11 @@ use self::dial::Dial;
 
 /// The driver, in the version that this crate is built with.
 pub use etcd_client;
+pub use lock_core::Refused;
 
 pub use self::connector::EtcdConnector;
 pub use self::fence::stands;
+pub use self::fenced::FencedWrites;
 pub use self::options::EtcdOptions;
 
 /// A backend over servers that an application reaches with options of its own for the driver: endpoints as
