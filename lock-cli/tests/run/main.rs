@@ -10,6 +10,7 @@
 #![allow(clippy::print_stderr, reason = "what a test cannot do here it says")]
 
 mod ending;
+mod etcd;
 mod exit_status;
 mod guard;
 mod lab;
