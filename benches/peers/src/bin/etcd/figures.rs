@@ -69,6 +69,9 @@ pub struct HandOffs {
     pub puts: Vec<f64>,
 }
 
+/// How many lengths a short wait has: the Go program has as many.
+pub const LENGTHS: usize = 8;
+
 /// Whether many cycles on the same keys become slower: the means of the first and of the last thousand, in microseconds.
 #[derive(Clone, Copy)]
 pub struct Course {
@@ -123,6 +126,15 @@ impl HandOffs {
     /// How many puts the median is.
     pub fn puts(&self) -> f64 {
         at(&self.times, 500) / at(&self.puts, 500)
+    }
+
+    /// The same for that length of the wait at which it is the most. Every round goes through all lengths in the same order.
+    pub fn puts_at_worst(&self) -> f64 {
+        let medians = (0..LENGTHS).map(|length| {
+            let times: Vec<_> = self.times.iter().skip(length).step_by(LENGTHS).copied().collect();
+            at(&times, 500)
+        });
+        medians.fold(0.0, f64::max) / at(&self.puts, 500)
     }
 
     /// Of the Go program's words.

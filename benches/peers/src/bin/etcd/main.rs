@@ -24,7 +24,7 @@ use lock_conformance::servers::{Etcd, EtcdSetup};
 use lock_core::{Lock, LockClient, Result};
 use lock_etcd::etcd_client::Client;
 
-use crate::figures::{Board, Shape, Way, Who, at, micros};
+use crate::figures::{Board, LENGTHS, Shape, Way, Who, at, micros};
 use crate::go::Go;
 use crate::lockers::{Bare, Count, OURS, Theirs, connect, lease, ours};
 
@@ -37,6 +37,7 @@ struct Plan {
     rounds: usize,
     /// For how long there are cycles of one shape.
     time: Duration,
+    /// Each length of a wait equally often.
     short_waits: usize,
     long_waits: usize,
     cycles: usize,
@@ -83,7 +84,7 @@ impl Plan {
         let mut plan = Plan {
             rounds: 5,
             time: Duration::from_millis(1_000),
-            short_waits: 16,
+            short_waits: 2 * LENGTHS,
             long_waits: 4,
             cycles: 100_000,
             one_key: false,
@@ -93,7 +94,8 @@ impl Plan {
             match argument.as_str() {
                 "--quick" => {
                     let time = Duration::from_millis(200);
-                    plan = Plan { rounds: 2, time, short_waits: 8, long_waits: 2, cycles: 10_000, ..plan };
+                    plan =
+                        Plan { rounds: 2, time, short_waits: LENGTHS, long_waits: 2, cycles: 10_000, ..plan };
                 }
                 "--one-key" => plan.one_key = true,
                 "--no-fsync" => plan.fsync = false,
@@ -218,9 +220,9 @@ impl Peers {
     }
 }
 
-/// Less than ten milliseconds, and every part of them.
+/// 0 to 7 ms, in turns.
 fn short(sample: usize) -> Duration {
-    Duration::from_millis(sample as u64 % 8)
+    Duration::from_millis((sample % LENGTHS) as u64)
 }
 
 fn long(_: usize) -> Duration {
