@@ -4,6 +4,7 @@
 //! cargo bench -p lock-benches --bench memory
 //! cargo bench -p lock-benches --bench file
 //! cargo bench -p lock-benches --bench redis     # starts a server of its own
+//! cargo bench -p lock-benches --bench etcd      # the same
 //! ```
 //!
 //! Each bench target is one store: a [`Subject`], and a call of [`run`]. At the end stands a table of ratios. Compare within
@@ -50,6 +51,11 @@ pub trait Floor: Send {
     /// Takes and gives back, uncontended.
     async fn cycle(&mut self);
 
+    /// The same, and how long each half of it took; `None` where halves say nothing that the whole does not.
+    async fn halves(&mut self) -> Option<[Duration; 2]> {
+        None
+    }
+
     /// Finds that another has it.
     async fn busy(&mut self);
 
@@ -73,6 +79,7 @@ pub fn run(subject: impl FnOnce() -> Box<dyn Subject>, join: impl FnOnce(&str) -
     shapes::busy::measure(&mut criterion, &runtime, subject, &mut table);
     shapes::many::measure(&mut criterion, &runtime, subject, &mut table);
     criterion.final_summary();
+    shapes::halves::measure(&runtime, subject, &mut table);
     shapes::hot::measure(&runtime, subject, &mut table);
     shapes::hand_off::measure(&runtime, subject, &mut table);
     shapes::heartbeat::measure(&runtime, subject, &mut table);

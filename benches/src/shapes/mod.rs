@@ -2,6 +2,7 @@
 
 pub(crate) mod busy;
 pub(crate) mod cycle;
+pub(crate) mod halves;
 pub(crate) mod hand_off;
 pub(crate) mod heartbeat;
 pub(crate) mod hot;

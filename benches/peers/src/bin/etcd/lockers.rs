@@ -1,0 +1,137 @@
+//! What takes and gives back: a bare put and delete, ours, and the driver's `LockClient`.
+
+use std::future::Future;
+use std::time::Duration;
+
+use fencepost_peers::TTL;
+use lock_core::{Guard, Lock, LockClient, Result, StoreUrl};
+use lock_etcd::etcd_client::{self, Client, ConnectOptions, GetOptions, LockOptions, PutOptions};
+use lock_etcd::{EtcdConnector, EtcdOptions};
+
+/// About as long as what ours has to say of a holder.
+const VALUE: &str = "00112233445566778899aabbccddeeff 1234 1 1 s exclusive  12345,some-host.example,,,";
+
+/// One task's lock. A call that fails ends the comparison.
+pub trait Locker: Clone + Send + 'static {
+    type Held: Send + 'static;
+
+    fn take(&mut self) -> impl Future<Output = Self::Held> + Send;
+    fn give_back(&mut self, held: Self::Held) -> impl Future<Output = ()> + Send;
+}
+
+/// The least that a lock in etcd can be.
+#[derive(Clone)]
+pub struct Bare {
+    client: Client,
+    key: String,
+    lease: i64,
+}
+
+impl Bare {
+    /// With a lease of the caller's.
+    pub fn new(client: &Client, key: String, lease: i64) -> Bare {
+        Bare { client: client.clone(), key, lease }
+    }
+
+    pub async fn put(&mut self) {
+        self.take().await;
+    }
+}
+
+impl Locker for Bare {
+    type Held = ();
+
+    async fn take(&mut self) {
+        let options = PutOptions::new().with_lease(self.lease);
+        self.client.kv_client().put(self.key.as_str(), VALUE, Some(options)).await.expect("a put");
+    }
+
+    async fn give_back(&mut self, (): ()) {
+        let deleted = self.client.kv_client().delete(self.key.as_str(), None).await.expect("a deletion");
+        assert_eq!(deleted.deleted(), 1);
+    }
+}
+
+impl Locker for Lock {
+    type Held = Guard;
+
+    async fn take(&mut self) -> Guard {
+        self.acquire().await.expect("a grant")
+    }
+
+    async fn give_back(&mut self, held: Guard) {
+        held.release().await.expect("a release");
+    }
+}
+
+/// A lock of the server's own, through the driver.
+#[derive(Clone)]
+pub struct Theirs {
+    client: etcd_client::LockClient,
+    name: String,
+    lease: i64,
+}
+
+impl Theirs {
+    /// Two tasks with one lease would hold together: each has its own.
+    pub fn new(client: &Client, name: String, lease: i64) -> Theirs {
+        Theirs { client: client.lock_client(), name, lease }
+    }
+}
+
+impl Locker for Theirs {
+    type Held = Vec<u8>;
+
+    async fn take(&mut self) -> Vec<u8> {
+        let options = LockOptions::new().with_lease(self.lease);
+        let locked = self.client.lock(self.name.as_str(), Some(options)).await.expect("a lock");
+        locked.key().to_vec()
+    }
+
+    async fn give_back(&mut self, held: Vec<u8>) {
+        self.client.unlock(held).await.expect("an end of it");
+    }
+}
+
+/// How many keys there are below a name: whether a waiter has taken its place.
+#[derive(Clone)]
+pub struct Count {
+    client: Client,
+    below: String,
+}
+
+impl Count {
+    pub fn new(client: &Client, below: impl Into<String>) -> Count {
+        Count { client: client.clone(), below: below.into() }
+    }
+
+    pub async fn keys(&self) -> i64 {
+        let options = GetOptions::new().with_prefix().with_count_only().with_serializable();
+        self.client.kv_client().get(self.below.as_str(), Some(options)).await.expect("a count").count()
+    }
+}
+
+/// A client of ours with a session and a connection of its own.
+pub async fn ours(address: &str) -> Result<LockClient> {
+    let connector = EtcdConnector::with_options(EtcdOptions::new());
+    let backend = connector.open(&mut StoreUrl::parse(&format!("etcd://{address}/{OURS}"))?)?;
+    let client = LockClient::builder(backend).ttl(TTL).build()?;
+    client.open().await?;
+    Ok(client)
+}
+
+/// Below what ours keeps everything.
+pub const OURS: &str = "ours";
+
+/// Set up as our own connections are.
+pub async fn connect(address: &str) -> Client {
+    let options = ConnectOptions::new()
+        .with_keep_alive(Duration::from_secs(6), Duration::from_secs(2))
+        .with_keep_alive_while_idle(true)
+        .with_require_leader(true);
+    Client::connect([address], Some(options)).await.expect("a connection")
+}
+
+pub async fn lease(client: &Client) -> i64 {
+    client.lease_client().grant(TTL.as_secs() as i64, None).await.expect("a lease").id()
+}
