@@ -131,10 +131,12 @@ fn explain(error: &Driver) -> (ErrorKind, Effect, &'static str) {
         );
     }
     if status.source().is_some() {
+        // A server with TLS 1.3 looks at the client's certificate behind the handshake, and the driver may lose what it says.
         return (
             ErrorKind::Unavailable,
             Effect::Unknown,
-            "is it up, can it be reached from here, and does it speak TLS (etcds) exactly where the URL says so?",
+            "is it up, can it be reached from here, does it speak TLS (etcds) exactly where the URL says so, and does it get the \
+             client certificate that it asks for (cert_file, key_file)?",
         );
     }
     match code {
