@@ -24,10 +24,13 @@ pub(crate) fn failed(error: Driver) -> Error {
 
 /// The same for a call on a line that was made before: a new one reads the files for TLS again, and may be let in.
 pub(crate) fn failed_on_old_line(error: Driver) -> Error {
-    let is_tls = tls_refusal(&error).is_some();
-    let error = failed(error);
-    let retryable = error.is_retryable() || is_tls;
-    error.retryable(retryable)
+    let Some(Refusal { said, advice, .. }) = tls_refusal(&error) else { return failed(error) };
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("{said}; {advice} (the next attempt reads the files for TLS again)"),
+    )
+    .effect(Effect::NotApplied)
+    .caused_by(error)
 }
 
 fn tls_refusal(error: &Driver) -> Option<Refusal> {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use lock_conformance::servers::{Etcd, EtcdSetup};
 use lock_core::{
-    Backend, Clock, Connector, ErrorKind, Guard, HoldState, LockClient, LockKey, Result, StoreUrl, SystemClock,
+    Backend, Clock, Connector, ErrorKind, Guard, HoldState, LockClient, LockKey, Result, StoreUrl,
+    SystemClock,
 };
 use lock_etcd::{EtcdConnector, EtcdOptions};
 use serde_json::json;
@@ -158,10 +159,7 @@ async fn a_password_that_has_changed_is_said_to() {
     server.account("locks", "first", "fencepost/").await.unwrap();
     let client = LockClient::builder(backend(&server, "locks", "first")).build().unwrap();
     takes_a_lock(&client, "k").await.unwrap();
-    server
-        .call("/v3/auth/user/changepw", &json!({ "name": "locks", "password": "second" }))
-        .await
-        .unwrap();
+    server.call("/v3/auth/user/changepw", &json!({ "name": "locks", "password": "second" })).await.unwrap();
     let error = takes_a_lock(&client, "k").await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (&ErrorKind::Denied, false), "{error}");
     assert!(error.message().contains("check user and password"), "{error}");
