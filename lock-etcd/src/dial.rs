@@ -3,8 +3,10 @@
 use std::fmt;
 
 use etcd_client::{Client, ConnectOptions};
-use lock_core::{Error, ErrorKind, ExposeSecret, Result};
+use lock_core::{Effect, Error, ErrorKind, ExposeSecret, Result};
 
+use crate::failure::{is_hung_up, refused};
+use crate::handshake;
 use crate::options::{EtcdOptions, KEEP_ALIVE};
 use crate::tls::choose_provider;
 
@@ -83,6 +85,22 @@ impl Dial {
         Client::connect([format!("{scheme}://{endpoint}")], Some(settings)).await.map_err(Failed::There)
     }
 
+    /// Why the server has ended a new connection, where the driver knows no more than that it did.
+    pub(crate) async fn refusal(&self, endpoint: &str, error: &etcd_client::Error) -> Option<Error> {
+        if !self.knows_tls() || !is_hung_up(error) {
+            return None;
+        }
+        let host = host(endpoint);
+        let refusal = handshake::refusal_of(endpoint, host, self.options.files.config()?).await?;
+        // It was another connection that was refused just now.
+        Some(refused(refusal).effect(Effect::Unknown))
+    }
+
+    /// Whether what concerns TLS is in these options, and not in an application's own.
+    fn knows_tls(&self) -> bool {
+        self.with_tls && (self.driver.is_none() || self.options.is_with_tls())
+    }
+
     fn settings(&self, endpoint: &str) -> Result<ConnectOptions> {
         let options = &self.options;
         let mut settings = self
@@ -98,11 +116,11 @@ impl Dial {
             settings = settings.with_user(name, password.expose_secret());
         }
         // What an application's own options bring with them stays, unless these say something of their own.
-        if self.with_tls && (self.driver.is_none() || options.is_with_tls()) {
+        if self.knows_tls() {
             let mut tls = options.files.options()?;
-            // The driver would look for the brackets in the certificate.
-            if let Some((address, _)) = endpoint.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-                tls = tls.domain_name(address);
+            // The driver would look for the brackets of an address in the certificate.
+            if endpoint.starts_with('[') {
+                tls = tls.domain_name(host(endpoint));
             }
             settings = settings.with_tls(tls);
         }
@@ -123,6 +141,12 @@ pub(crate) enum Failed {
     Here(Box<Error>),
     /// What the driver says.
     There(etcd_client::Error),
+}
+
+/// Of `host:port`, or `[address]:port`.
+fn host(endpoint: &str) -> &str {
+    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn wrong(message: &str) -> Error {

@@ -9,11 +9,8 @@ use crate::tls::{self, Refusal};
 
 /// The error for a call that failed.
 pub(crate) fn failed(error: Driver) -> Error {
-    if let Some(Refusal { kind, said, advice }) = tls_refusal(&error) {
-        return Error::new(kind, format!("{said}; {advice}"))
-            .effect(Effect::NotApplied)
-            .retryable(false)
-            .caused_by(error);
+    if let Some(refusal) = tls_refusal(&error) {
+        return refused(refusal).caused_by(error);
     }
     let (kind, effect, advice) = explain(&error);
     let retryable = kind.usually_passes()
@@ -22,7 +19,18 @@ pub(crate) fn failed(error: Driver) -> Error {
     Error::new(kind, format!("{error}; {advice}")).effect(effect).retryable(retryable).caused_by(error)
 }
 
-/// The same for a call on a line that was made before: a new one reads the files for TLS again, and may be let in.
+/// The error where TLS is why there is no connection.
+pub(crate) fn refused(Refusal { kind, said, advice }: Refusal) -> Error {
+    Error::new(kind, format!("{said}; {advice}")).effect(Effect::NotApplied).retryable(false)
+}
+
+/// Whether a connection that was there has ended without an answer.
+pub(crate) fn is_hung_up(error: &Driver) -> bool {
+    matches!(error, Driver::GRpcStatus(status)
+        if status.source().is_some() && status.code() as i32 != UNAVAILABLE && tls_refusal(error).is_none())
+}
+
+/// The error for a call that failed on a line that was made before: a new one reads the files for TLS again, and may be let in.
 pub(crate) fn failed_on_old_line(error: Driver) -> Error {
     let Some(Refusal { said, advice, .. }) = tls_refusal(&error) else { return failed(error) };
     Error::new(

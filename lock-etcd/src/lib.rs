@@ -13,6 +13,7 @@ mod dial;
 mod entry;
 mod failure;
 mod fence;
+mod handshake;
 mod link;
 mod names;
 mod options;

@@ -80,8 +80,7 @@ impl Link {
     {
         let line = self.line();
         let unanswered = Unanswered { link: self, line: &line, sent: self.clock.boot(), answered: false };
-        // Its files for TLS may have been renewed since.
-        let failed = if line.client.initialized() { failed_on_old_line } else { failed };
+        let is_new = !line.client.initialized();
         let answer = match line.client(&self.dial).await {
             Ok(client) => call(line.clone(), client).await,
             Err(Failed::There(error)) => Err(error),
@@ -91,7 +90,16 @@ impl Link {
             }
         };
         unanswered.answered(answer.as_ref().err());
-        answer.map_err(|error| failed(error).at(line.endpoint.clone()))
+        let error = match answer {
+            Ok(answer) => return Ok(answer),
+            Err(error) if is_new => match self.dial.refusal(&line.endpoint, &error).await {
+                Some(refusal) => refusal.caused_by(error),
+                None => failed(error),
+            },
+            // Its files for TLS may have been renewed since.
+            Err(error) => failed_on_old_line(error),
+        };
+        Err(error.at(line.endpoint.clone()))
     }
 
     fn line(&self) -> Arc<Line> {

@@ -1,6 +1,6 @@
 //! Accounts: tokens that expire, passwords that change, servers that forget; and what nobody gets to see.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::time::Duration;
