@@ -1,7 +1,5 @@
 //! How servers are reached: URLs, several of them, an application's own options.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::sync::Arc;
 use std::time::Duration;
 
