@@ -9,8 +9,8 @@ pub use lock_core::{
     AcquireOptions, BackendInfo, Busy, Capabilities, Connector, Cursor, Detached, DistributedLock, Effect,
     End, Ending, Error, ErrorKind, Failover, Fence, Fencing, FencingToken, Finding, Grant, Guard, Held,
     HoldState, HolderInfo, HolderState, Host, Liveness, Lock, LockClient, LockClientBuilder, LockGuard,
-    LockKey, LockState, Lost, Mode, Note, Operation, Page, Prefix, Ran, Reason, Result, RetryPolicy, RwLock,
-    Semaphore, SessionId, Severity, Stale, StoreUrl, Ticket, Wait, WaiterState, telemetry,
+    LockKey, LockState, Lost, Mode, Note, Operation, Page, Prefix, Ran, Reason, Refused, Result, RetryPolicy,
+    RwLock, Semaphore, SessionId, Severity, Stale, StoreUrl, Ticket, Wait, WaiterState, telemetry,
 };
 
 pub use self::registry::{Registry, connect};

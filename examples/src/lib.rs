@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use fencepost::Result;
+use fencepost::{Host, Result, StoreUrl};
 use lock_conformance::servers;
 
 /// A Redis server.
@@ -29,5 +29,45 @@ impl Redis {
     /// Its URL.
     pub fn url(&self) -> &str {
         &self.url
+    }
+}
+
+/// An etcd server, without accounts and without TLS.
+#[derive(Debug)]
+pub struct Etcd {
+    url: String,
+    /// Ends with this.
+    _own: Option<servers::Etcd>,
+}
+
+impl Etcd {
+    /// The server or cluster that `ETCD_URL` names; without it a server of its own, which ends with the example.
+    ///
+    /// # Errors
+    /// No server is named, and `etcd` is not installed or does not start.
+    pub async fn of_the_environment() -> Result<Etcd> {
+        if let Ok(url) = std::env::var("ETCD_URL") {
+            return Ok(Etcd { url, _own: None });
+        }
+        let own = servers::Etcd::start().await?;
+        Ok(Etcd { url: format!("etcd://{}", own.address()), _own: Some(own) })
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its servers, as the driver wants them.
+    ///
+    /// # Errors
+    /// Its URL is none.
+    pub fn endpoints(&self) -> Result<Vec<String>> {
+        let url = StoreUrl::parse(&self.url)?;
+        let with_port = |host: &Host| match host.port {
+            Some(_) => host.to_string(),
+            None => format!("{host}:2379"),
+        };
+        Ok(url.hosts().iter().map(with_port).collect())
     }
 }

@@ -1,5 +1,6 @@
 //! [`Fence`]: the high-water mark that a protected resource keeps.
 
+use crate::error::Error;
 use crate::mode::Mode;
 use crate::token::FencingToken;
 
@@ -76,6 +77,23 @@ pub struct Stale {
     pub admitted: u64,
 }
 
+/// Why a fenced write to a store did not happen.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// A later grant has written: this holder lost its lock. Nothing was written.
+    #[error("{}", Stale { token: *token, admitted: *admitted })]
+    Stale {
+        /// The token of the write that was refused.
+        token: FencingToken,
+        /// The later one that was admitted before.
+        admitted: u64,
+    },
+    /// The write failed, or no answer came; [`Error::took_effect`] says whether it may have been applied.
+    #[error("{0}")]
+    Failed(#[source] Error),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +133,14 @@ mod tests {
         assert_eq!(fence, before);
         let (highest, exclusive) = fence.marks();
         assert_eq!(Fence::restore(highest, exclusive), fence);
+    }
+
+    #[test]
+    fn a_refusal_says_what_its_cause_says() {
+        let stale = Stale { token: token(1), admitted: 2 };
+        let refused = Refused::Stale { token: token(1), admitted: 2 };
+        assert_eq!(refused.to_string(), stale.to_string());
+        let error = Error::unavailable("no answer");
+        assert_eq!(Refused::Failed(error.clone()).to_string(), error.to_string());
     }
 }

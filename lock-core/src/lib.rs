@@ -43,11 +43,11 @@ pub use self::backend::{
     Released, Renewal, Session, SessionId, SessionOptions, Severity, Standing, Term, Ticket, WaiterState,
 };
 pub use self::client::{Detached, Guard, Held, Lock, LockClient, LockClientBuilder, Ran, RwLock, Semaphore};
-pub use self::clock::{BootTime, Clock, Pause, SystemClock, VirtualClock};
+pub use self::clock::{BootTime, Clock, Pause, SystemClock, VirtualClock, within};
 pub use self::connect::{Connector, Host, StoreUrl};
 pub use self::contract::{DistributedLock, Ending, Grant, LockGuard};
 pub use self::error::{Effect, Error, ErrorKind, Operation, Result};
-pub use self::fence::{Fence, Stale};
+pub use self::fence::{Fence, Refused, Stale};
 pub use self::hold::{Busy, End, HoldState, Lost, Reason};
 pub use self::holder::{HolderInfo, Note};
 pub use self::key::{LockKey, Prefix};

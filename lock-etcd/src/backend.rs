@@ -10,8 +10,9 @@ use lock_core::{
     LockKey, LockState, Opened, Page, Query, Result, SessionOptions,
 };
 
-use crate::claim::is_made_at;
+use crate::claim::{exists, is_made_at};
 use crate::dial::Dial;
+use crate::entry::Kind;
 use crate::link::Link;
 use crate::names::{self, Names};
 use crate::session::EtcdSession;
@@ -37,7 +38,7 @@ impl EtcdBackend {
     }
 
     pub(crate) async fn connect(&self) -> Result<()> {
-        self.link.call(|client| async move { client.maintenance_client().status().await }).await.map(|_| ())
+        self.link.connect().await
     }
 }
 
@@ -80,10 +81,16 @@ impl Backend for EtcdBackend {
             if only.is_some_and(|only| u64::try_from(entry.revision) != Ok(only.get())) {
                 continue;
             }
-            let name = entry.name.trim_end_matches('~');
-            let deletes =
-                [name.to_owned(), names::companion(name)].map(|name| TxnOp::delete(name, None)).to_vec();
-            let txn = Txn::new().when(vec![is_made_at(&entry.name, entry.revision)]).and_then(deletes);
+            let (stands, names) = match entry.kind {
+                // Only what is left of a claim that has gone: under its name there may be another one by now.
+                Kind::Kept => (exists(&entry.name), vec![entry.name.clone()]),
+                _ => (
+                    is_made_at(&entry.name, entry.revision),
+                    vec![entry.name.clone(), names::companion(&entry.name, entry.ticket)],
+                ),
+            };
+            let deletes: Vec<_> = names.into_iter().map(|name| TxnOp::delete(name, None)).collect();
+            let txn = Txn::new().when(vec![stands]).and_then(deletes);
             let response = self.link.call(|client| async move { client.kv_client().txn(txn).await }).await?;
             ended += usize::from(response.succeeded());
         }

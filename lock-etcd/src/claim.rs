@@ -1,11 +1,12 @@
 //! A claim as one transaction, and its answer.
 
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
-use lock_core::{Claim, Result, Term};
+use lock_core::{Claim, HolderInfo, Result, SessionId, Term};
 
-use crate::entry::Entry;
+use crate::entry::{self, Entry};
 use crate::failure::{damaged, unexpected};
-use crate::names::{self, Names};
+use crate::lease::Timed;
+use crate::names;
 use crate::queue::Queue;
 
 /// A claim, and the names of all that it touches.
@@ -13,20 +14,32 @@ pub(crate) struct Asked<'a> {
     pub(crate) claim: &'a Claim,
     pub(crate) name: String,
     pub(crate) lock: String,
+    /// The key that lives as long as the session.
     pub(crate) session: String,
-    pub(crate) value: String,
+    /// The key that says that no earlier copy of a claim under this name may take effect any more.
+    pub(crate) withdrawn: String,
+    pub(crate) id: SessionId,
+    pub(crate) info: &'a HolderInfo,
     /// The session's.
     pub(crate) lease: i64,
     /// One of its own, for the time that was asked.
-    pub(crate) own_lease: Option<i64>,
+    pub(crate) timed: Option<Timed>,
 }
 
 /// What the store says to a claim.
 pub(crate) enum Answer {
-    /// Nobody was there: it holds, and was made at this revision.
+    /// It holds, and was made at this revision.
     Granted(i64),
     /// Somebody was there.
-    Queue { queue: Queue, revision: i64, is_withdrawn: bool, session_lives: bool },
+    Queue(Seen),
+}
+
+/// A lock as it was at one revision of the store.
+pub(crate) struct Seen {
+    pub(crate) queue: Queue,
+    pub(crate) revision: i64,
+    pub(crate) is_withdrawn: bool,
+    pub(crate) session_lives: bool,
 }
 
 impl Asked<'_> {
@@ -34,64 +47,98 @@ impl Asked<'_> {
     ///
     /// Invariant: nothing is made for a session that is over, or under a name that was withdrawn: both are compared in the step
     /// that makes it.
-    pub(crate) fn first(&self, names: &Names) -> Txn {
-        let withdrawn = names.withdrawn(&self.name);
-        let may = || vec![exists(&self.session), is_absent(&withdrawn)];
+    pub(crate) fn first(&self) -> Txn {
         let is_idle = Compare::create_revision(self.lock.clone(), CompareOp::Equal, 0).with_prefix();
-        let mut whole = may();
-        whole.push(is_idle);
-        let mut looks = vec![
-            TxnOp::get(self.lock.clone(), Some(GetOptions::new().with_prefix())),
-            TxnOp::get(withdrawn.clone(), Some(GetOptions::new().with_keys_only())),
-            TxnOp::get(self.session.clone(), Some(GetOptions::new().with_keys_only())),
-        ];
+        let mut may_and_is_idle = self.may();
+        may_and_is_idle.push(is_idle);
+        let mut otherwise = self.looks();
         if self.claim.wait {
-            let mut if_new = may();
-            if_new.push(is_absent(&self.name));
-            let takes_a_place = Txn::new().when(if_new).and_then(self.puts(self.lease));
-            looks.insert(0, TxnOp::txn(takes_a_place));
+            let mut may_and_is_new = self.may();
+            may_and_is_new.push(is_absent(&self.name));
+            // It holds by its place when its turn comes, and lasts for a time of its own from then on.
+            let takes_a_place = Txn::new().when(may_and_is_new).and_then(vec![self.put(self.lease)]);
+            otherwise.insert(0, TxnOp::txn(takes_a_place));
         }
-        Txn::new().when(whole).and_then(self.puts(self.own_lease.unwrap_or(self.lease))).or_else(looks)
+        Txn::new().when(may_and_is_idle).and_then(self.puts()).or_else(otherwise)
     }
 
     /// Takes a place behind those that were there at this revision, if nobody has come since: whoever has gone since makes room.
-    pub(crate) fn behind(&self, names: &Names, revision: i64) -> Txn {
+    pub(crate) fn behind(&self, revision: i64) -> Txn {
         let nobody_came =
             Compare::mod_revision(self.lock.clone(), CompareOp::Less, revision + 1).with_prefix();
-        let withdrawn = names.withdrawn(&self.name);
-        Txn::new()
-            .when(vec![exists(&self.session), is_absent(&withdrawn), is_absent(&self.name), nobody_came])
-            .and_then(self.puts(self.own_lease.unwrap_or(self.lease)))
+        let mut may = self.may();
+        may.extend([is_absent(&self.name), nobody_came]);
+        Txn::new().when(may).and_then(self.puts()).or_else(self.looks())
     }
 
-    fn puts(&self, lease: i64) -> Vec<TxnOp> {
-        let put = |name: String, lease| {
-            TxnOp::put(name, self.value.clone(), Some(PutOptions::new().with_lease(lease)))
-        };
-        match self.claim.term {
-            Term::Session { at_least } if !at_least.is_zero() => {
-                vec![put(self.name.clone(), self.lease), put(names::companion(&self.name), lease)]
-            }
-            _ => vec![put(self.name.clone(), lease)],
+    /// Only looks: it has its place.
+    pub(crate) fn look(&self) -> Txn {
+        Txn::new().and_then(self.looks())
+    }
+
+    fn may(&self) -> Vec<Compare> {
+        vec![exists(&self.session), is_absent(&self.withdrawn)]
+    }
+
+    fn looks(&self) -> Vec<TxnOp> {
+        let keys_only = || Some(GetOptions::new().with_keys_only());
+        vec![
+            TxnOp::get(self.lock.clone(), Some(GetOptions::new().with_prefix())),
+            TxnOp::get(self.withdrawn.clone(), keys_only()),
+            TxnOp::get(self.session.clone(), keys_only()),
+        ]
+    }
+
+    fn puts(&self) -> Vec<TxnOp> {
+        match (&self.timed, self.claim.term) {
+            (Some(timed), Term::Fixed(_)) => vec![self.put(timed.id)],
+            (Some(timed), _) => vec![self.put(self.lease), self.companion(timed, None)],
+            (None, _) => vec![self.put(self.lease)],
         }
     }
 
-    pub(crate) fn answer(&self, response: &TxnResponse) -> Result<Answer> {
-        let revision = response.header().ok_or_else(|| unexpected("a claim"))?.revision();
-        if response.succeeded() {
-            return Ok(Answer::Granted(revision));
-        }
-        let mut gets = response.op_responses().into_iter().filter_map(|response| match response {
-            TxnOpResponse::Get(get) => Some(get),
-            _ => None,
-        });
-        let (Some(all), Some(withdrawn), Some(session)) = (gets.next(), gets.next(), gets.next()) else {
-            return Err(unexpected("a claim"));
-        };
-        let queue = queue(all.kvs())?;
-        let (is_withdrawn, session_lives) = (!withdrawn.kvs().is_empty(), !session.kvs().is_empty());
-        Ok(Answer::Queue { queue, revision, is_withdrawn, session_lives })
+    pub(crate) fn put(&self, lease: i64) -> TxnOp {
+        let value = entry::value(self.id, self.claim, self.info);
+        TxnOp::put(self.name.clone(), value, Some(PutOptions::new().with_lease(lease)))
     }
+
+    pub(crate) fn companion(&self, timed: &Timed, made_at: Option<i64>) -> TxnOp {
+        let value = entry::companions_value(self.id, self.claim, self.info, made_at);
+        let name = names::companion(&self.name, self.claim.ticket);
+        TxnOp::put(name, value, Some(PutOptions::new().with_lease(timed.id)))
+    }
+}
+
+/// What the answer to a transaction that may make the claim says.
+///
+/// # Errors
+/// It lacks what it should have, or something else lies among the claims.
+pub(crate) fn answer(response: &TxnResponse) -> Result<Answer> {
+    if response.succeeded() {
+        return Ok(Answer::Granted(revision_of(response)?));
+    }
+    seen(response).map(Answer::Queue)
+}
+
+/// And to one that only looks.
+pub(crate) fn seen(response: &TxnResponse) -> Result<Seen> {
+    let mut gets = response.op_responses().into_iter().filter_map(|response| match response {
+        TxnOpResponse::Get(get) => Some(get),
+        _ => None,
+    });
+    let (Some(all), Some(withdrawn), Some(session)) = (gets.next(), gets.next(), gets.next()) else {
+        return Err(unexpected("a claim"));
+    };
+    Ok(Seen {
+        queue: queue(all.kvs())?,
+        revision: revision_of(response)?,
+        is_withdrawn: !withdrawn.kvs().is_empty(),
+        session_lives: !session.kvs().is_empty(),
+    })
+}
+
+fn revision_of(response: &TxnResponse) -> Result<i64> {
+    response.header().map(etcd_client::ResponseHeader::revision).ok_or_else(|| unexpected("a claim"))
 }
 
 /// The claims of a lock.
@@ -99,11 +146,11 @@ impl Asked<'_> {
 /// # Errors
 /// Something else lies among them.
 pub(crate) fn queue(kvs: &[etcd_client::KeyValue]) -> Result<Queue> {
-    let entries: Result<Vec<_>> = kvs.iter().map(entry).collect();
+    let entries: Result<Vec<_>> = kvs.iter().map(read).collect();
     Ok(Queue::new(entries?))
 }
 
-pub(crate) fn entry(kv: &etcd_client::KeyValue) -> Result<Entry> {
+pub(crate) fn read(kv: &etcd_client::KeyValue) -> Result<Entry> {
     let name = String::from_utf8_lossy(kv.key()).into_owned();
     let read =
         kv.value_str().ok().and_then(|value| Entry::read(&name, value, kv.create_revision(), kv.lease()));

@@ -1,9 +1,10 @@
 //! [`Dial`]: where servers are, and how a line to one of them is made.
 
 use std::fmt;
+use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
-use lock_core::{Effect, Error, ErrorKind, ExposeSecret, Result};
+use lock_core::{Error, ErrorKind, ExposeSecret, Result, SystemClock, within};
 
 use crate::failure::{is_hung_up, refused};
 use crate::handshake;
@@ -77,23 +78,39 @@ impl Dial {
         if self.with_tls { "etcds" } else { "etcd" }
     }
 
-    /// The driver's client for one of the endpoints. With a user it asks for a token; otherwise the first call connects. Files
-    /// are read for each, so that they may be renewed.
+    /// For how long a server may be silent at first.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.options.connect_timeout
+    }
+
+    /// The driver's client for one of the endpoints, which has answered. Files are read for each, so that they may be renewed.
     pub(crate) async fn line(&self, endpoint: &str) -> Result<Client, Failed> {
         let settings = self.settings(endpoint).map_err(|error| Failed::Here(Box::new(error)))?;
         let scheme = if self.with_tls { "https" } else { "http" };
-        Client::connect([format!("{scheme}://{endpoint}")], Some(settings)).await.map_err(Failed::There)
+        let limit = self.connect_timeout();
+        // With a user the driver asks for a token by itself, and else for nothing: an answer is asked for here.
+        let connecting = async {
+            let client = Client::connect([format!("{scheme}://{endpoint}")], Some(settings)).await?;
+            client.maintenance_client().status().await?;
+            Ok(client)
+        };
+        match within(&SystemClock::new(), limit, connecting).await {
+            Some(Ok(client)) => Ok(client),
+            Some(Err(error)) => Err(match self.refusal(endpoint, &error).await {
+                Some(refusal) => Failed::Refused(refusal.caused_by(error)),
+                None => Failed::There(error),
+            }),
+            None => Err(Failed::Silent(silent(limit))),
+        }
     }
 
     /// Why the server has ended a new connection, where the driver knows no more than that it did.
-    pub(crate) async fn refusal(&self, endpoint: &str, error: &etcd_client::Error) -> Option<Error> {
+    async fn refusal(&self, endpoint: &str, error: &etcd_client::Error) -> Option<Error> {
         if !self.knows_tls() || !is_hung_up(error) {
             return None;
         }
-        let host = host(endpoint);
-        let refusal = handshake::refusal_of(endpoint, host, self.options.files.config()?).await?;
-        // It was another connection that was refused just now.
-        Some(refused(refusal).effect(Effect::Unknown))
+        let config = self.options.files.config()?;
+        handshake::refusal_of(endpoint, host(endpoint), config).await.map(refused)
     }
 
     /// Whether what concerns TLS is in these options, and not in an application's own.
@@ -141,6 +158,17 @@ pub(crate) enum Failed {
     Here(Box<Error>),
     /// What the driver says.
     There(etcd_client::Error),
+    /// Nobody has said anything.
+    Silent(Error),
+    /// What the server says, which the driver has missed.
+    Refused(Error),
+}
+
+/// Nobody has said anything for so long.
+pub(crate) fn silent(limit: Duration) -> Error {
+    Error::unavailable(format!(
+        "no answer within {limit:?}; is it up, can it be reached from here, and does it speak TLS where the URL says so?"
+    ))
 }
 
 /// Of `host:port`, or `[address]:port`.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod ahead;
 mod backend;
 mod claim;
 mod connector;
@@ -13,7 +14,9 @@ mod dial;
 mod entry;
 mod failure;
 mod fence;
+mod fenced;
 mod handshake;
+mod lease;
 mod link;
 mod names;
 mod options;
@@ -34,9 +37,11 @@ use self::dial::Dial;
 
 /// The driver, in the version that this crate is built with.
 pub use etcd_client;
+pub use lock_core::Refused;
 
 pub use self::connector::EtcdConnector;
 pub use self::fence::stands;
+pub use self::fenced::FencedWrites;
 pub use self::options::EtcdOptions;
 
 /// A backend over servers that an application reaches with options of its own for the driver: endpoints as

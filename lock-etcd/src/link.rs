@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use etcd_client::Client;
-use lock_core::{BootTime, Clock, Event, EventSink, Result, SystemClock};
+use lock_core::{BootTime, Clock, Event, EventSink, Result, SystemClock, telemetry, within};
 use tokio::sync::OnceCell;
 
-use crate::dial::{Dial, Failed};
+use crate::dial::{Dial, Failed, silent};
 use crate::failure::{failed, failed_on_old_line, is_of_the_endpoint};
 use crate::watch::Watches;
 
@@ -24,6 +24,8 @@ pub(crate) struct Link {
     turn: AtomicUsize,
     clock: SystemClock,
     listeners: Mutex<Vec<Weak<EventSink>>>,
+    /// The highest revision of the store that was seen.
+    revision: AtomicI64,
 }
 
 struct State {
@@ -50,12 +52,36 @@ impl Link {
             turn: AtomicUsize::new(first),
             clock: SystemClock::new(),
             listeners: Mutex::default(),
+            revision: AtomicI64::new(0),
         }
     }
 
     /// All of them, without secrets.
     pub(crate) fn endpoint(&self) -> String {
         format!("{:?}", self.dial)
+    }
+
+    /// Makes sure that some endpoint answers, within the time for one of them; each has its share of it.
+    pub(crate) async fn connect(&self) -> Result<()> {
+        let end = self.clock.boot() + self.dial.connect_timeout();
+        let mut answer = Ok(());
+        for left in (1..=self.dial.endpoints().len()).rev() {
+            let share = end.since(self.clock.boot()) / u32::try_from(left).unwrap_or(u32::MAX);
+            let line = self.current();
+            let asked = self.call(|client| async move { client.maintenance_client().status().await });
+            answer = match within(&self.clock, share, asked).await {
+                Some(answer) => answer.map(|_| ()),
+                None => {
+                    self.retire(&line);
+                    Err(silent(share).at(line.endpoint.clone()))
+                }
+            };
+            // Otherwise another one would say the same.
+            if answer.is_ok() || !line.retired.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        answer
     }
 
     /// Whoever listens is told of each gap.
@@ -78,7 +104,7 @@ impl Link {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let line = self.line();
+        let line = self.current();
         let unanswered = Unanswered { link: self, line: &line, sent: self.clock.boot(), answered: false };
         let is_new = !line.client.initialized();
         let answer = match line.client(&self.dial).await {
@@ -88,21 +114,44 @@ impl Link {
                 unanswered.answered(None);
                 return Err(error.at(line.endpoint.clone()));
             }
+            Err(Failed::Silent(error) | Failed::Refused(error)) => {
+                self.retire(&line);
+                return Err(error.at(line.endpoint.clone()));
+            }
         };
         unanswered.answered(answer.as_ref().err());
-        let error = match answer {
-            Ok(answer) => return Ok(answer),
-            Err(error) if is_new => match self.dial.refusal(&line.endpoint, &error).await {
-                Some(refusal) => refusal.caused_by(error),
-                None => failed(error),
-            },
-            // Its files for TLS may have been renewed since.
-            Err(error) => failed_on_old_line(error),
-        };
-        Err(error.at(line.endpoint.clone()))
+        // Its files for TLS may have been renewed since.
+        let failed = if is_new { failed } else { failed_on_old_line };
+        answer.map_err(|error| failed(error).at(line.endpoint.clone()))
     }
 
-    fn line(&self) -> Arc<Line> {
+    /// The highest revision of the store that was seen by now.
+    pub(crate) fn revision(&self) -> i64 {
+        self.revision.load(Ordering::SeqCst)
+    }
+
+    /// The store is at this revision, for a question that was asked when this other one had been seen.
+    pub(crate) fn is_at(&self, revision: i64, before: i64) {
+        if revision < before {
+            tracing::warn!(
+                target: telemetry::TARGET,
+                "the store at {} has gone back from revision {before} to {revision}: it was emptied, or restored from a snapshot. \
+                 Tokens that were granted meanwhile may come again, and what is protected by them has to be told",
+                self.endpoint(),
+            );
+            // Said once.
+            let _ = self.revision.compare_exchange(before, revision, Ordering::SeqCst, Ordering::SeqCst);
+        } else {
+            self.revision.fetch_max(revision, Ordering::SeqCst);
+        }
+    }
+
+    /// The line in use, connected.
+    pub(crate) async fn line(&self) -> Result<(Arc<Line>, Client)> {
+        self.on_line(|line, client| async move { Ok((line, client)) }).await
+    }
+
+    fn current(&self) -> Arc<Line> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).line.clone()
     }
 
@@ -115,6 +164,7 @@ impl Link {
         let endpoints = self.dial.endpoints();
         let endpoint = endpoints[turn % endpoints.len()].clone();
         self.state.lock().unwrap_or_else(PoisonError::into_inner).line = Arc::new(Line::new(endpoint));
+        line.watches.close();
         let listeners: Vec<_> = {
             let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
             listeners.iter().filter_map(Weak::upgrade).collect()

@@ -1,6 +1,6 @@
 //! [`Names`]: what the store's keys are called.
 
-use lock_core::{Error, LockKey, Result, SessionId};
+use lock_core::{Error, LockKey, Result, SessionId, Ticket};
 
 /// Every name of one store begins with `ROOT/`.
 #[derive(Clone, Debug)]
@@ -47,9 +47,9 @@ impl Names {
         format!("{}/t/{name}", self.root)
     }
 
-    /// Where those who wait tell the holder under this lease that they do.
-    pub(crate) fn wanted(&self, lease: i64) -> String {
-        format!("{}/w/{lease:016x}/", self.root)
+    /// Where those who wait tell this session that they wait for what it holds.
+    pub(crate) fn wanted(&self, id: SessionId) -> String {
+        format!("{}/w/{id}", self.root)
     }
 }
 
@@ -58,9 +58,15 @@ pub(crate) fn claim(lock: &str, lease: i64, slot: u32) -> String {
     format!("{lock}{lease:016x}-{slot:x}")
 }
 
-/// The companion of a claim, which keeps its place for the rest of a time that was asked.
-pub(crate) fn companion(claim: &str) -> String {
-    format!("{claim}~")
+/// The companion of a claim, which keeps its place for the rest of a time that was asked. It may outlive the claim, and its name
+/// is not used again.
+pub(crate) fn companion(claim: &str, ticket: Ticket) -> String {
+    format!("{claim}~{:x}", ticket.0)
+}
+
+/// The name of the claim whose companion this is, or that this is.
+pub(crate) fn without_companion(name: &str) -> &str {
+    name.rsplit_once('~').map_or(name, |(claim, _)| claim)
 }
 
 #[cfg(test)]
@@ -77,7 +83,10 @@ mod tests {
         let claim = claim(&names.lock(&key), 255, 3);
         assert_eq!(claim, "prod/fencepost/l/a%2Fb%7E/00000000000000ff-3");
         assert_eq!(names.key_of(&claim), Some(key.clone()));
-        assert_eq!(names.key_of(&companion(&claim)), Some(key));
+        assert_eq!(names.key_of(&companion(&claim, Ticket(10))), Some(key));
+        assert_eq!(companion(&claim, Ticket(10)), format!("{claim}~a"));
+        assert_eq!(without_companion(&companion(&claim, Ticket(10))), claim);
+        assert_eq!(without_companion(&claim), claim);
         assert_eq!(names.withdrawn(&claim), "prod/fencepost/t/a%2Fb%7E/00000000000000ff-3");
         assert_eq!(names.key_of("prod/other/l/k/1"), None);
     }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use lock_core::{BootTime, Certainty, Claim, ClaimRef, LockKey, Ticket};
+use lock_core::{BootTime, Certainty, Claim, ClaimRef, LockKey, Permit, Term, Ticket};
 
-use crate::watch::Watch;
+use crate::ahead::Ahead;
 
 /// How many of one session's claims of one lock are in the store at once. Thousands at once have timed out there; the others wait
 /// here, in their order.
@@ -28,12 +28,17 @@ pub(crate) struct Places {
 pub(crate) struct Place {
     pub(crate) key: LockKey,
     pub(crate) slot: u32,
+    pub(crate) permit: Permit,
     pub(crate) stands: Stands,
     pub(crate) at_least: Duration,
+    /// It is to have a lease of its own when it holds.
+    pub(crate) is_timed: bool,
     /// What it waits for.
-    pub(crate) watch: Option<Watch>,
-    /// How often it was found to be the first that waits.
-    pub(crate) found_first: u32,
+    pub(crate) ahead: Option<Ahead>,
+    /// Since when it has been seen as the first that waits.
+    pub(crate) first_since: Option<BootTime>,
+    /// Requests that may make it and were not answered: each may still arrive.
+    unanswered: u32,
 }
 
 /// Whether a claim may be sent.
@@ -64,6 +69,9 @@ struct Slots {
     /// Names under which a late copy could still appear.
     burnt: BTreeSet<u32>,
     waiting: VecDeque<Ticket>,
+    /// One of the session's own claims was made at this revision and has held the whole lock: nothing that was made before it is
+    /// there any more, or ever again.
+    cleared: i64,
 }
 
 impl Places {
@@ -77,12 +85,12 @@ impl Places {
         }
         let slots = self.locks.entry(claim.key.clone()).or_default();
         let is_next = slots.waiting.iter().position(|ticket| *ticket == claim.ticket);
-        let free = CONTENDERS.saturating_sub(slots.used.len());
         // Those who came before go first.
-        if free == 0 || is_next.unwrap_or(slots.waiting.len()) >= free {
+        if is_next.unwrap_or(slots.waiting.len()) >= slots.free() {
             if claim.wait && is_next.is_none() {
                 slots.waiting.push_back(claim.ticket);
             }
+            self.forget_if_idle(&claim.key);
             return Entered::WaitsHere;
         }
         if let Some(place) = is_next {
@@ -91,12 +99,22 @@ impl Places {
         let taken = |slot: &u32| slots.used.contains(slot) || slots.burnt.contains(slot);
         let slot = (0..).find(|slot| !taken(slot)).unwrap_or(u32::MAX);
         slots.used.insert(slot);
-        let at_least = match claim.term {
-            lock_core::Term::Session { at_least } => at_least,
-            _ => Duration::ZERO,
+        let (at_least, is_timed) = match claim.term {
+            Term::Session { at_least } => (at_least, !at_least.is_zero()),
+            _ => (Duration::ZERO, true),
         };
-        let (key, stands) = (claim.key.clone(), Stands::Unknown);
-        self.claims.insert(claim.ticket, Place { key, slot, stands, at_least, watch: None, found_first: 0 });
+        let place = Place {
+            key: claim.key.clone(),
+            slot,
+            permit: claim.permit,
+            stands: Stands::Unknown,
+            at_least,
+            is_timed,
+            ahead: None,
+            first_since: None,
+            unanswered: 0,
+        };
+        self.claims.insert(claim.ticket, place);
         Entered::In(slot)
     }
 
@@ -104,9 +122,53 @@ impl Places {
         self.claims.get_mut(&ticket)
     }
 
+    /// A request that may make the claim goes out.
+    pub(crate) fn sent(&mut self, ticket: Ticket) {
+        if let Some(place) = self.claims.get_mut(&ticket) {
+            place.unanswered += 1;
+        }
+    }
+
+    /// And this is what became of it, for certain.
+    pub(crate) fn answered(&mut self, ticket: Ticket) {
+        if let Some(place) = self.claims.get_mut(&ticket) {
+            place.unanswered = place.unanswered.saturating_sub(1);
+        }
+    }
+
+    /// Whether a copy of the claim may still arrive.
+    pub(crate) fn may_arrive(&self, ticket: Ticket) -> bool {
+        self.claims.get(&ticket).is_some_and(|place| place.unanswered > 0)
+    }
+
+    /// The claim that was made at this revision holds, now or since before.
+    pub(crate) fn holds(&mut self, ticket: Ticket, revision: i64, now: BootTime) {
+        let Some(place) = self.claims.get_mut(&ticket) else { return };
+        (place.ahead, place.first_since) = (None, None);
+        if !matches!(place.stands, Stands::Holds(..)) {
+            place.stands = Stands::Holds(revision, now);
+        }
+        if place.permit.weight() == place.permit.capacity()
+            && let Some(slots) = self.locks.get_mut(&place.key)
+        {
+            slots.cleared = slots.cleared.max(revision);
+        }
+    }
+
+    /// Whether nothing is left of what was made before this revision.
+    pub(crate) fn is_clear_before(&self, key: &LockKey, revision: i64) -> bool {
+        self.locks.get(key).is_some_and(|slots| slots.cleared >= revision)
+    }
+
     /// Whether a claim waits here, and has never been sent.
     pub(crate) fn waits_here(&self, key: &LockKey, ticket: Ticket) -> bool {
         self.locks.get(key).is_some_and(|slots| slots.waiting.contains(&ticket))
+    }
+
+    /// Who may be sent next of those who wait here: whoever is told in vain is told again when another place is left.
+    pub(crate) fn next(&self, key: &LockKey) -> Option<Ticket> {
+        let slots = self.locks.get(key)?;
+        if slots.free() > 0 { slots.waiting.front().copied() } else { None }
     }
 
     /// A claim that was never sent is given back; whether it waited here.
@@ -123,38 +185,53 @@ impl Places {
         gave_up
     }
 
-    /// Nothing of this claim is in the store any more. `is_certain`: and no copy of it can appear. Returns who may be sent next.
-    pub(crate) fn leave(&mut self, ticket: Ticket, is_certain: bool) -> Option<Ticket> {
-        let place = self.claims.remove(&ticket)?;
-        let slots = self.locks.get_mut(&place.key)?;
+    /// Nothing of this claim is in the store any more. `is_certain`: and no copy of it can appear.
+    pub(crate) fn leave(&mut self, ticket: Ticket, is_certain: bool) {
+        let Some(place) = self.claims.remove(&ticket) else { return };
+        let Some(slots) = self.locks.get_mut(&place.key) else { return };
         slots.used.remove(&place.slot);
         if !is_certain {
             slots.burnt.insert(place.slot);
             self.withdrawn.insert(ticket);
         }
-        let next = slots.waiting.front().copied();
         self.forget_if_idle(&place.key);
-        next
     }
 
     fn forget_if_idle(&mut self, key: &LockKey) {
-        if self
-            .locks
-            .get(key)
-            .is_some_and(|it| it.used.is_empty() && it.burnt.is_empty() && it.waiting.is_empty())
-        {
+        if self.locks.get(key).is_some_and(Slots::is_idle) {
             self.locks.remove(key);
         }
+    }
+}
+
+impl Place {
+    /// Whether news of what it waits for can come.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.ahead.as_ref().is_some_and(Ahead::is_alive)
+    }
+}
+
+impl Slots {
+    fn free(&self) -> usize {
+        CONTENDERS.saturating_sub(self.used.len())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.used.is_empty() && self.burnt.is_empty() && self.waiting.is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lock_core::{Mode, Permit};
+    use lock_core::Mode;
+
+    fn key() -> LockKey {
+        LockKey::new("k").unwrap()
+    }
 
     fn claim(ticket: u64) -> Claim {
-        Claim::new(LockKey::new("k").unwrap(), Ticket(ticket), Mode::Exclusive, Permit::MUTEX).waiting(true)
+        Claim::new(key(), Ticket(ticket), Mode::Exclusive, Permit::MUTEX).waiting(true)
     }
 
     #[test]
@@ -171,21 +248,48 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_answered_may_arrive() {
+        let mut places = Places::default();
+        places.enter(&claim(1));
+        places.sent(Ticket(1));
+        places.sent(Ticket(1));
+        places.answered(Ticket(1));
+        assert!(places.may_arrive(Ticket(1)), "the first of the two");
+        places.answered(Ticket(1));
+        assert!(!places.may_arrive(Ticket(1)));
+    }
+
+    #[test]
     fn those_who_are_too_many_wait_in_their_order() {
         let mut places = Places::default();
         let many = u64::try_from(CONTENDERS).unwrap();
         for ticket in 0..many + 3 {
             assert_eq!(places.enter(&claim(ticket)) != Entered::WaitsHere, ticket < many);
         }
-        assert_eq!(places.leave(Ticket(0), true), Some(Ticket(many)));
+        assert_eq!(places.next(&key()), None);
+        places.leave(Ticket(0), true);
+        assert_eq!(places.next(&key()), Some(Ticket(many)));
         assert_eq!(places.enter(&claim(many + 1)), Entered::WaitsHere, "one came before");
         assert_eq!(places.enter(&claim(many + 9)), Entered::WaitsHere);
         assert_eq!(places.enter(&claim(many)), Entered::In(0));
-        let key = LockKey::new("k").unwrap();
-        let given_up = ClaimRef::new(key, Ticket(many + 1));
+        let given_up = ClaimRef::new(key(), Ticket(many + 1));
         assert!(
             places.give_up(&given_up, Certainty::Settled) && !places.give_up(&given_up, Certainty::Settled)
         );
-        assert_eq!(places.leave(Ticket(1), true), Some(Ticket(many + 2)));
+        places.leave(Ticket(1), true);
+        assert_eq!(places.next(&key()), Some(Ticket(many + 2)));
+    }
+
+    #[test]
+    fn whoever_gives_up_lets_the_next_one_in() {
+        let mut places = Places::default();
+        let many = u64::try_from(CONTENDERS).unwrap();
+        for ticket in 0..many + 2 {
+            places.enter(&claim(ticket));
+        }
+        places.leave(Ticket(0), true);
+        // It was told, and leaves all the same.
+        places.give_up(&ClaimRef::new(key(), Ticket(many)), Certainty::Settled);
+        assert_eq!(places.next(&key()), Some(Ticket(many + 1)));
     }
 }

@@ -4,6 +4,8 @@
 //! goes on holding for as long as its key is there; the order of the keys' making is the order of the grants, and the revision
 //! of its making is a claim's token.
 
+use std::collections::HashSet;
+
 use lock_core::Permit;
 
 use crate::entry::{Entry, Kind};
@@ -14,26 +16,44 @@ pub(crate) struct Queue {
     entries: Vec<Entry>,
 }
 
-/// What a waiter has to wait for.
+/// What is in the way of a claim that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Obstacle {
-    /// This key has to go.
-    Key {
-        name: String,
-        /// Nothing else is in the way, and nothing takes its place: the end of it is the grant.
-        is_all: bool,
-    },
-    /// Several could go, any of them: those before it, with their weights, and how much of them has to go.
-    Any { before: Vec<(String, u32)>, surplus: u64 },
+pub(crate) struct Obstacle {
+    pub(crate) watched: Watched,
+    /// What of it counts, each with its weight.
+    pub(crate) before: Vec<(String, u32)>,
+    /// How much of that has to go.
+    pub(crate) surplus: u64,
+    /// When the last of it was made.
+    pub(crate) at: i64,
+    /// Nothing else is before the claim.
+    pub(crate) is_only: bool,
+    /// Whether the end of it is the grant, if nothing else is left: nothing takes the place of what goes, and the grant needs no
+    /// further step.
+    pub(crate) grants: bool,
+}
+
+/// Which news a waiter needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    /// Of the one key before it that keeps it out: whoever waits for a release is then told by that one alone.
+    Key(String),
+    /// Of all the lock's keys: any of them may make room.
+    All(String),
 }
 
 impl Queue {
     /// Of entries in any order. A companion stands for its claim only when that has gone.
     pub(crate) fn new(mut entries: Vec<Entry>) -> Queue {
         entries.sort_by(|a, b| (a.revision, &a.name).cmp(&(b.revision, &b.name)));
-        let names: std::collections::HashSet<String> =
-            entries.iter().filter(|entry| entry.kind != Kind::Kept).map(|entry| entry.name.clone()).collect();
-        entries.retain(|entry| entry.kind != Kind::Kept || !names.contains(entry.name.trim_end_matches('~')));
+        let claims: HashSet<(String, i64)> = entries
+            .iter()
+            .filter(|entry| entry.kind != Kind::Kept)
+            .map(|entry| (entry.name.clone(), entry.revision))
+            .collect();
+        entries.retain(|entry| {
+            entry.kind != Kind::Kept || !claims.contains(&(entry.claim().to_owned(), entry.revision))
+        });
         Queue { entries }
     }
 
@@ -67,25 +87,110 @@ impl Queue {
         before.first().map(|entry| entry.permit.capacity()).filter(|&capacity| capacity != permit.capacity())
     }
 
-    /// What is in the way of a claim that does not hold.
-    pub(crate) fn obstacle(&self, place: usize) -> Obstacle {
+    /// What is in the way of a claim that does not hold. `lock`: what all names of the lock begin with.
+    pub(crate) fn obstacle(&self, place: usize, lock: &str) -> Obstacle {
         let (before, own) = (&self.entries[..place], &self.entries[place]);
         let capacity = u64::from(own.permit.capacity());
         let excludes =
             |entry: &&Entry| u64::from(entry.permit.weight()) + u64::from(own.permit.weight()) > capacity;
         match before.iter().rev().find(excludes) {
-            Some(entry) => Obstacle::Key {
-                name: entry.name.clone(),
-                is_all: before.len() == 1 && entry.kind != Kind::AtLeast && own.kind == Kind::Session,
+            Some(entry) => Obstacle {
+                watched: Watched::Key(entry.name.clone()),
+                before: vec![(entry.name.clone(), 1)],
+                surplus: 1,
+                at: entry.revision,
+                is_only: place == 1,
+                grants: before.last() == Some(entry)
+                    && entry.kind != Kind::AtLeast
+                    && own.kind == Kind::Session,
             },
-            None => Obstacle::Any {
+            None => Obstacle {
+                watched: Watched::All(lock.to_owned()),
                 before: before.iter().map(|entry| (entry.name.clone(), entry.permit.weight())).collect(),
                 surplus: self.weight_before(place) + u64::from(own.permit.weight()) - capacity,
+                at: before.last().map_or(0, |entry| entry.revision),
+                is_only: false,
+                grants: false,
             },
         }
     }
 
     fn weight_before(&self, place: usize) -> u64 {
         self.entries[..place].iter().map(|entry| u64::from(entry.permit.weight())).sum()
+    }
+}
+
+impl Watched {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Watched::Key(name) | Watched::All(name) => name,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lock_core::{Mode, SessionId, Ticket};
+
+    fn entry(revision: i64, permit: Permit, kind: Kind) -> Entry {
+        Entry {
+            name: format!("k/{revision}{}", if kind == Kind::Kept { "~1" } else { "" }),
+            revision,
+            lease: 1,
+            session: SessionId::from_u128(1),
+            ticket: Ticket(1),
+            permit,
+            mode: Mode::Exclusive,
+            kind,
+            note: None,
+            info: None,
+        }
+    }
+
+    fn queue(permits: &[Permit]) -> Queue {
+        let made = permits.iter().zip(1..);
+        let mut entries: Vec<_> =
+            made.map(|(permit, revision)| entry(revision, *permit, Kind::Session)).collect();
+        entries.reverse();
+        Queue::new(entries)
+    }
+
+    #[test]
+    fn the_weights_of_all_before_decide() {
+        let of_three = |weight| Permit::new(weight, 3).unwrap();
+        let queue = queue(&[of_three(1), of_three(1), of_three(2), of_three(1)]);
+        assert_eq!(queue.holders(), 2);
+        assert!(!queue.has_room_for(of_three(1)), "nobody overtakes");
+        let obstacle = queue.obstacle(2, "k/");
+        assert_eq!(
+            (obstacle.watched, obstacle.surplus, obstacle.before.len()),
+            (Watched::All("k/".into()), 1, 2)
+        );
+    }
+
+    #[test]
+    fn whoever_excludes_is_waited_for_alone() {
+        let queue = queue(&[Permit::READER, Permit::WRITER, Permit::READER, Permit::READER]);
+        assert_eq!(queue.holders(), 1);
+        for reader in [2, 3] {
+            let obstacle = queue.obstacle(reader, "k/");
+            assert_eq!(obstacle.watched, Watched::Key("k/2".into()));
+            assert_eq!(obstacle.grants, reader == 2, "the other has a reader before it");
+        }
+        assert_eq!(queue.obstacle(1, "k/").watched, Watched::Key("k/1".into()));
+    }
+
+    #[test]
+    fn a_companion_stands_for_its_claim_when_that_has_gone() {
+        let (claim, companion) =
+            (entry(5, Permit::MUTEX, Kind::AtLeast), entry(5, Permit::MUTEX, Kind::Kept));
+        let waiter = entry(9, Permit::MUTEX, Kind::Session);
+        let queue = Queue::new(vec![waiter.clone(), companion.clone(), claim.clone()]);
+        assert_eq!(queue.entries(), [claim, waiter.clone()]);
+        assert!(!queue.obstacle(1, "k/").grants, "its companion takes its place");
+        let next_in_its_slot = Entry { name: "k/5".into(), ..waiter };
+        let queue = Queue::new(vec![next_in_its_slot.clone(), companion.clone()]);
+        assert_eq!(queue.entries(), [companion, next_in_its_slot]);
     }
 }

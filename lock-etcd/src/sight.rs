@@ -1,16 +1,17 @@
 //! What can be seen of the store: one key, and which keys there are.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use etcd_client::{GetOptions, SortOrder, SortTarget};
-use lock_core::{Cursor, FencingToken, HolderState, LockKey, LockState, Page, Query, Result, WaiterState};
+use lock_core::{Cursor, HolderState, LockKey, LockState, Page, Query, Result, WaiterState};
 
 use crate::claim;
 use crate::entry::Kind;
+use crate::lease;
 use crate::link::Link;
 use crate::names::Names;
 use crate::queue::Queue;
+use crate::session::token;
 
 /// How many claims one look reads.
 const AT_ONCE: i64 = 1_000;
@@ -31,15 +32,11 @@ pub(crate) async fn inspect(link: &Link, names: &Names, key: &LockKey) -> Result
             state.queue.push(waiter.described(entry.info.clone(), entry.note.clone()));
             continue;
         }
-        let Some(token) =
-            u64::try_from(entry.revision).ok().and_then(|number| FencingToken::new(number).ok())
-        else {
-            continue;
-        };
+        let token = token(entry.revision)?;
         let remaining = match left.get(&entry.lease) {
             Some(remaining) => *remaining,
             None => {
-                let remaining = remaining(link, entry.lease).await?;
+                let remaining = lease::remaining(link, entry.lease).await?;
                 left.insert(entry.lease, remaining);
                 remaining
             }
@@ -53,12 +50,6 @@ pub(crate) async fn inspect(link: &Link, names: &Names, key: &LockKey) -> Result
     }
     state.capacity = queue.entries().first().map(|entry| entry.permit.capacity());
     Ok(state)
-}
-
-async fn remaining(link: &Link, lease: i64) -> Result<Option<Duration>> {
-    let found =
-        link.call(|client| async move { client.lease_client().time_to_live(lease, None).await }).await?;
-    Ok(u64::try_from(found.ttl()).ok().map(Duration::from_secs))
 }
 
 /// In the order of the names: each key that is there is held or waited for.

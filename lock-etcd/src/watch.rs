@@ -1,7 +1,8 @@
 //! [`Watches`]: all that is waited for, on one stream.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etcd_client::{
@@ -18,6 +19,8 @@ pub(crate) type Tell = Arc<dyn Fn(News<'_>) + Send + Sync>;
 /// News of what is watched.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum News<'a> {
+    /// Whatever happens after this revision is told.
+    Begun { revision: i64 },
     /// This key was written.
     Written { value: &'a str },
     /// This key has gone.
@@ -26,7 +29,8 @@ pub(crate) enum News<'a> {
     Broken,
 }
 
-/// What is to be watched.
+/// What is to be watched, from the store's present on: to begin in its past would be slow, as the server catches up with the past
+/// ten times a second only. Whoever looked before compares the revisions.
 #[derive(Clone, Debug)]
 pub(crate) struct Range {
     pub(crate) name: String,
@@ -34,14 +38,13 @@ pub(crate) struct Range {
     pub(crate) is_prefix: bool,
     /// Only what goes is of interest.
     pub(crate) only_gone: bool,
-    /// From the revision behind the one that was looked at: nothing falls between the look and the watch.
-    pub(crate) from: i64,
 }
 
 /// The watches over one line. The stream is opened with the first of them, and again after it broke.
 #[derive(Default)]
 pub(crate) struct Watches {
     task: Mutex<Option<Task>>,
+    closed: Arc<AtomicBool>,
 }
 
 struct Task {
@@ -50,8 +53,14 @@ struct Task {
 }
 
 enum Order {
-    Watch { id: i64, range: Range, tell: Tell },
+    Watch { id: i64, range: Range, ear: Ear },
     Forget { id: i64 },
+}
+
+/// Whom a watch tells. It has ended when this is gone.
+struct Ear {
+    tell: Tell,
+    alive: Arc<AtomicBool>,
 }
 
 /// One watch. It ends when it is dropped.
@@ -59,6 +68,8 @@ enum Order {
 pub(crate) struct Watch {
     id: i64,
     orders: UnboundedSender<Order>,
+    alive: Arc<AtomicBool>,
+    closed: Arc<AtomicBool>,
 }
 
 static IDS: AtomicI64 = AtomicI64::new(1);
@@ -69,46 +80,68 @@ impl Watches {
     pub(crate) fn watch(&self, client: &Client, range: Range, tell: Tell) -> Result<Watch> {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         // The runtime of the one before may have ended.
-        if task.as_ref().is_none_or(|task| task.handle.is_finished() || task.orders.is_closed()) {
-            let runtime = Handle::try_current().map_err(|_| {
-                Error::new(ErrorKind::Misconfigured, "locks in etcd are waited for inside a Tokio runtime")
-            })?;
-            let (orders, given) = unbounded_channel();
-            let handle = runtime.spawn(serve(client.watch_client(), given)).abort_handle();
-            *task = Some(Task { orders, handle });
-        }
-        let id = IDS.fetch_add(1, Ordering::Relaxed);
-        let orders = task.as_ref().map(|task| task.orders.clone());
-        drop(task);
-        let orders = orders.ok_or_else(|| Error::unavailable("nobody watches"))?;
-        // If the task has ended meanwhile, the watch is broken from the start.
-        if let Err(order) = orders.send(Order::Watch { id, range, tell }) {
-            if let Order::Watch { tell, .. } = order.0 {
-                tell(News::Broken);
+        let orders = match &*task {
+            Some(task) if !task.handle.is_finished() && !task.orders.is_closed() => task.orders.clone(),
+            _ => {
+                let runtime = Handle::try_current().map_err(|_| {
+                    Error::new(
+                        ErrorKind::Misconfigured,
+                        "locks in etcd are waited for inside a Tokio runtime",
+                    )
+                })?;
+                let (orders, given) = unbounded_channel();
+                let handle = runtime.spawn(serve(client.watch_client(), given)).abort_handle();
+                *task = Some(Task { orders: orders.clone(), handle });
+                orders
             }
+        };
+        drop(task);
+        let (id, alive) = (IDS.fetch_add(1, Ordering::Relaxed), Arc::new(AtomicBool::new(true)));
+        let ear = Ear { tell, alive: alive.clone() };
+        // If the task has ended meanwhile, the watch is broken from the start.
+        if let Err(order) = orders.send(Order::Watch { id, range, ear })
+            && let Order::Watch { ear, .. } = order.0
+        {
+            ear.breaks();
         }
-        Ok(Watch { id, orders })
+        Ok(Watch { id, orders, alive, closed: self.closed.clone() })
     }
-}
 
-impl Drop for Watches {
-    fn drop(&mut self) {
+    /// Nothing more is told. Whoever watched has to be told of that by another way.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
         if let Some(task) = self.task.lock().unwrap_or_else(PoisonError::into_inner).take() {
             task.handle.abort();
         }
     }
 }
 
-impl std::fmt::Debug for Watches {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Drop for Watches {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Watches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Watches")
     }
 }
 
 impl Watch {
-    /// Whether news may still come. Not after the line was given up.
+    /// Whether news may still come.
     pub(crate) fn is_alive(&self) -> bool {
-        !self.orders.is_closed()
+        self.alive.load(Ordering::SeqCst) && !self.closed.load(Ordering::SeqCst)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Watch {
+        Watch {
+            id: 0,
+            orders: unbounded_channel().0,
+            alive: Arc::new(AtomicBool::new(true)),
+            closed: Arc::default(),
+        }
     }
 }
 
@@ -118,8 +151,23 @@ impl Drop for Watch {
     }
 }
 
+impl Ear {
+    /// In this order: whoever asks again because of it finds the watch ended.
+    fn breaks(self) {
+        let tell = self.tell.clone();
+        drop(self);
+        tell(News::Broken);
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.alive.store(false, Ordering::SeqCst);
+    }
+}
+
 async fn serve(client: WatchClient, mut orders: UnboundedReceiver<Order>) {
-    let mut watched: HashMap<i64, Tell> = HashMap::new();
+    let mut ears: HashMap<i64, Ear> = HashMap::new();
     let mut stream: Option<WatchStream> = None;
     loop {
         let order = match &mut stream {
@@ -132,12 +180,12 @@ async fn serve(client: WatchClient, mut orders: UnboundedReceiver<Order>) {
                         // refuses for that: a new stream takes the new token.
                         Ok(Some(response)) if response.canceled() && response.watch_id() < 0 => {
                             stream = None;
-                            broken(&mut watched);
+                            broken(&mut ears);
                         }
-                        Ok(Some(response)) => told(&response, &mut watched),
+                        Ok(Some(response)) => told(&response, &mut ears),
                         Ok(None) | Err(_) => {
                             stream = None;
-                            broken(&mut watched);
+                            broken(&mut ears);
                         }
                     }
                     continue;
@@ -148,19 +196,19 @@ async fn serve(client: WatchClient, mut orders: UnboundedReceiver<Order>) {
             None => return,
             Some(Order::Forget { id }) => {
                 // Else it has ended by itself.
-                if watched.remove(&id).is_some()
+                if ears.remove(&id).is_some()
                     && let Some(open) = &mut stream
                     && open.cancel(id).await.is_err()
                 {
                     stream = None;
-                    broken(&mut watched);
+                    broken(&mut ears);
                 }
             }
-            Some(Order::Watch { id, range, tell }) => {
-                watched.insert(id, tell);
+            Some(Order::Watch { id, range, ear }) => {
+                ears.insert(id, ear);
                 if begin(&client, &mut stream, id, range).await.is_err() {
                     stream = None;
-                    broken(&mut watched);
+                    broken(&mut ears);
                 }
             }
         }
@@ -173,7 +221,7 @@ async fn begin(
     id: i64,
     range: Range,
 ) -> Result<(), etcd_client::Error> {
-    let mut options = WatchOptions::new().with_start_revision(range.from).with_watch_id(id);
+    let mut options = WatchOptions::new().with_watch_id(id);
     if range.is_prefix {
         options = options.with_prefix();
     }
@@ -189,16 +237,22 @@ async fn begin(
     }
 }
 
-fn told(response: &WatchResponse, watched: &mut HashMap<i64, Tell>) {
+fn told(response: &WatchResponse, ears: &mut HashMap<i64, Ear>) {
     let id = response.watch_id();
     if response.canceled() {
-        // Also where what it was to begin with has been compacted away.
-        if let Some(tell) = watched.remove(&id) {
-            tell(News::Broken);
+        // Also where what it would go on with has been compacted away.
+        if let Some(ear) = ears.remove(&id) {
+            ear.breaks();
         }
         return;
     }
-    let Some(tell) = watched.get(&id).cloned() else { return };
+    // What is told may end the watch, or another.
+    let Some(tell) = ears.get(&id).map(|ear| ear.tell.clone()) else { return };
+    if response.created() {
+        tell(News::Begun {
+            revision: response.header().map_or(i64::MAX, etcd_client::ResponseHeader::revision),
+        });
+    }
     for event in response.events() {
         let Some(kv) = event.kv() else { continue };
         let (Ok(name), Ok(value)) = (kv.key_str(), kv.value_str()) else { continue };
@@ -209,8 +263,8 @@ fn told(response: &WatchResponse, watched: &mut HashMap<i64, Tell>) {
     }
 }
 
-fn broken(watched: &mut HashMap<i64, Tell>) {
-    for (_, tell) in std::mem::take(watched) {
-        tell(News::Broken);
+fn broken(ears: &mut HashMap<i64, Ear>) {
+    for (_, ear) in std::mem::take(ears) {
+        ear.breaks();
     }
 }

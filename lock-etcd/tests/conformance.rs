@@ -1,7 +1,8 @@
 //! Locks in etcd, held to their promises: each scenario on a server of its own.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lock_conformance::servers::{Etcd, EtcdSetup};
 use lock_conformance::{CONNECT_TIMEOUT, Fixture, Impairment, Promises, Remote, Suite};
@@ -13,15 +14,22 @@ const QUOTA: u64 = 16 * 1024 * 1024;
 
 struct Alone {
     etcd: Etcd,
+    accounts: Mutex<HashSet<String>>,
 }
 
 impl Alone {
     async fn start() -> Result<Alone> {
-        Ok(Alone { etcd: EtcdSetup::new().password(PASSWORD).quota(QUOTA).start().await? })
+        Ok(Alone {
+            etcd: EtcdSetup::new().password(PASSWORD).quota(QUOTA).start().await?,
+            accounts: Mutex::default(),
+        })
     }
 
     async fn account(&self, user: &str, root: &str) -> Result<Arc<dyn Backend>> {
-        self.etcd.account(user, PASSWORD, format!("{root}/")).await?;
+        let is_new = self.accounts.lock().unwrap_or_else(PoisonError::into_inner).insert(user.to_owned());
+        if is_new {
+            self.etcd.account(user, PASSWORD, format!("{root}/")).await?;
+        }
         join(url(&self.etcd.address(), user, PASSWORD)).await
     }
 }

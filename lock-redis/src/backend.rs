@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lock_core::{
     Backend, BackendInfo, Capabilities, Domain, Error, EventSink, Failover, Fencing, FencingToken, Finding,
-    Liveness, LockKey, LockState, Opened, Page, Query, Result, SessionOptions,
+    Liveness, LockKey, LockState, Opened, Page, Query, Result, SessionOptions, SystemClock, within,
 };
 use redis::Cmd;
 
@@ -15,7 +15,7 @@ use crate::kept::Kept;
 use crate::known::Called;
 use crate::names::Namespace;
 use crate::session::RedisSession;
-use crate::store::{Question, Store, within};
+use crate::store::{Question, Store};
 use crate::{probe, reply, scripts, sight};
 
 /// How many claims one renewal verifies. A script keeps everybody else waiting, so it is to be short.
@@ -41,7 +41,7 @@ impl RedisBackend {
 
     /// A server may also fall silent behind its connection.
     pub(crate) async fn connect(&self, limit: Duration) -> Result<()> {
-        let connected = within(limit, self.store.connect()).await.unwrap_or_else(|| {
+        let connected = within(&SystemClock::new(), limit, self.store.connect()).await.unwrap_or_else(|| {
             Err(Error::unavailable(format!(
                 "no answer within {limit:?}; is it up, and can it be reached from here?"
             )))

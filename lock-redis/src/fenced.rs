@@ -1,6 +1,6 @@
 //! [`FencedWrites`]: writes to Redis that a stale token does not pass.
 
-use lock_core::{Error, FencingToken, Guard, Mode, Result};
+use lock_core::{Error, FencingToken, Guard, Mode, Refused, Result};
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Value};
 
@@ -40,21 +40,6 @@ const LONGEST_COMMAND: usize = 7_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FencedWrites {
     fence: String,
-}
-
-/// Why a fenced write did not happen.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Refused {
-    /// A later grant has written: this holder lost its lock. Nothing was written.
-    Stale {
-        /// The token of the write that was refused.
-        token: FencingToken,
-        /// The later one that was admitted before.
-        admitted: u64,
-    },
-    /// The command failed, or no answer came; [`Error::took_effect`] says whether it may have been applied.
-    Failed(Error),
 }
 
 impl FencedWrites {
@@ -132,27 +117,6 @@ impl FencedWrites {
                 Err(Refused::Stale { token, admitted })
             }
             _ => Err(wrong()),
-        }
-    }
-}
-
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Refused::Stale { token, admitted } => write!(
-                f,
-                "stale fencing token {token}: a grant with token {admitted} has already written; this holder lost its lock"
-            ),
-            Refused::Failed(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Refused {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Refused::Stale { .. } => None,
-            Refused::Failed(error) => Some(error),
         }
     }
 }

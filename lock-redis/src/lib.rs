@@ -49,6 +49,7 @@ mod tls;
 
 use std::sync::Arc;
 
+pub use lock_core::Refused;
 use lock_core::{Backend, Result};
 /// The driver, in the version that this crate is built with.
 pub use redis;
@@ -57,7 +58,7 @@ use self::address::Address;
 use self::backend::RedisBackend;
 pub use self::connector::RedisConnector;
 use self::dial::Target;
-pub use self::fenced::{FENCED_WRITE, FencedWrites, Refused};
+pub use self::fenced::{FENCED_WRITE, FencedWrites};
 use self::names::Namespace;
 pub use self::options::{Credentials, RedisOptions};
 use self::store::Store;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{self, Shared};
-use lock_core::{BootTime, Clock, Error, EventSink, Result, SystemClock};
+use lock_core::{BootTime, Clock, Error, EventSink, Result, SystemClock, within};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, ServerErrorKind, Value};
 
@@ -20,7 +20,6 @@ use crate::failure::{failed, unexpected};
 use crate::options::RedisOptions;
 use crate::scripts::{Arguments, LineNumber, Script};
 use crate::sentinel::SWITCH;
-use crate::store::within;
 
 /// A server that turns out to be a replica is left for another, and so often at most.
 const BETWEEN_TRIES: Duration = Duration::from_secs(1);
@@ -156,7 +155,7 @@ impl Link {
             let mut sentinel = sentinel.clone();
             Box::pin(async move { sentinel.subscribe(SWITCH).await })
         });
-        if !matches!(within(limit, future::select_ok(asked)).await, Some(Ok(_))) {
+        if !matches!(within(&SystemClock::new(), limit, future::select_ok(asked)).await, Some(Ok(_))) {
             self.lines.retire(&line);
         }
     }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures_util::future;
 use lock_core::{
     Certainty, Claim, ClaimRef, Claimed, Clock, Domain, Effect, Error, ErrorKind, EventSink, Reason,
-    Released, Renewal, Result, Session, SessionId, SessionOptions, Standing, SystemClock, Term,
+    Released, Renewal, Result, Session, SessionId, SessionOptions, Standing, SystemClock, Term, within,
 };
 use redis::{Cmd, Value};
 
@@ -20,7 +20,7 @@ use crate::known::{Called, Fence, Known};
 use crate::names::Names;
 use crate::reply;
 use crate::scripts::{self, LineNumber, Script};
-use crate::store::{Listening, Question, Store, within};
+use crate::store::{Listening, Question, Store};
 
 /// Each record is given more time once in so many TTLs: far less than [`KEPT_TTLS`], and far from each heartbeat.
 const EXTENDED_EVERY: u128 = 4;
@@ -131,7 +131,7 @@ impl RedisSession {
         });
         let kept = withdrawn.into_iter().chain(records);
         let kept = kept.map(|(name, millis)| async move { drop(self.expire(&name, millis, true).await) });
-        within(self.ttl / 12, future::join_all(kept)).await;
+        within(&SystemClock::new(), self.ttl / 12, future::join_all(kept)).await;
         Ok(Renewal::new(vec![Standing::Unknown; known.len()]))
     }
 
@@ -178,7 +178,7 @@ impl Session for RedisSession {
         // A node that hangs may have a successor, and there has to be time to ask for it.
         let limit = (self.ttl / 6).max(SHORTEST_TRY.min(self.ttl / 4));
         let (renewed, ()) = future::join(
-            within(limit, self.renew_once(known)),
+            within(&SystemClock::new(), limit, self.renew_once(known)),
             self.store.make_sure_of_news(&self.listening, limit),
         )
         .await;

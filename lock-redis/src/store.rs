@@ -1,12 +1,9 @@
 //! [`Store`]: one server, or a cluster of them; and [`Listening`], a session's ear wherever its keys lie.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
-use lock_core::{Clock, Domain, Event, EventSink, LockKey, Result, SystemClock};
+use lock_core::{Domain, Event, EventSink, LockKey, Result, SystemClock, within};
 use redis::{Cmd, Value};
 
 use crate::cluster::Cluster;
@@ -160,7 +157,7 @@ impl Listening {
             self.at.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(link, _)| link.clone());
         if let Some(link) = link {
             let subscription = ears::subscription(&self.channel);
-            if within(limit, link.call(&subscription)).await.is_none() {
+            if within(&SystemClock::new(), limit, link.call(&subscription)).await.is_none() {
                 link.give_up();
             }
         }
@@ -186,14 +183,4 @@ impl Listening {
             None => Ok(()),
         }
     }
-}
-
-/// What comes of it within a time; it is dropped when that is over.
-pub(crate) async fn within<T>(limit: Duration, coming: impl Future<Output = T>) -> Option<T> {
-    let (mut coming, mut pause) = (pin!(coming), SystemClock::new().sleep(limit));
-    poll_fn(|context| match coming.as_mut().poll(context) {
-        Poll::Ready(it) => Poll::Ready(Some(it)),
-        Poll::Pending => pause.as_mut().poll(context).map(|()| None),
-    })
-    .await
 }

@@ -13,6 +13,7 @@ cases! { "terms":
     88 => a_detached_hold_outlives_its_process,
     89 => hold_at_most_ends_what_is_renewed,
     90 => busy_says_who_and_how_long,
+    91 => handed_over_to_a_process_that_dies,
 }
 
 /// Given back early, and its process gone: the key stays taken until the time has passed since the grant.
@@ -147,4 +148,31 @@ async fn busy_says_who_and_how_long(scene: Scene) -> Verdict {
     wire.always(Operation::Claim, crate::Fault::Refused);
     let away = client.mutex(scene.key())?.try_acquire().await;
     expect(away.is_err(), "an error where the store refuses, never busy", format_args!("{away:?}"))
+}
+
+/// Handed over while it was stopped, so that it can do nothing for its hold any more: that is kept for its time all the same.
+async fn handed_over_to_a_process_that_dies(scene: Scene) -> Verdict {
+    let key = scene.key();
+    let (holder, other) = (
+        scene.client_with(|builder| builder.ttl(LONG)).await?,
+        scene.client_with(|builder| builder.ttl(LONG)).await?,
+    );
+    let held = holder.mutex(key.clone())?.acquire().await?;
+    let longest = scene.longest().await?;
+    let at_least = longest * 2;
+    let mut child = scene.child().await?;
+    child.order(format!("acquire-for {} {}", key.as_str(), at_least.as_millis())).await?;
+    scene.queue(&key, 1).await?;
+    child.stop()?;
+    let released = scene.now();
+    expect_eq("the end of the hold before", held.release().await?, End::Released)?;
+    child.kill().await?;
+    let limit = at_least + longest + SOON;
+    drop(scene.granted(limit, "the key after that time", &other, key).await?);
+    let taken = scene.now().since(released);
+    let (kept, instead) = (taken + Duration::from_millis(1) >= at_least, format_args!("taken for {taken:?}"));
+    if scene.is_weaker() {
+        return expect(!kept, "a hold that ends with its session, whose time had not begun", instead);
+    }
+    expect(kept, format_args!("a key that is taken for {at_least:?}"), instead)
 }

@@ -3,6 +3,7 @@
 mod boot_time;
 mod system;
 mod virtual_clock;
+mod within;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub use self::boot_time::BootTime;
 pub use self::system::SystemClock;
 pub use self::virtual_clock::VirtualClock;
+pub use self::within::within;
 
 /// A pause that ends by itself.
 pub type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;

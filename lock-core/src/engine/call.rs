@@ -1,13 +1,10 @@
 //! One call to the backend, under its own deadline.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::Poll;
+use std::future::Future;
 use std::time::Duration;
 
 use super::Core;
-use crate::clock::{Clock, Pause};
+use crate::clock::within;
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::LockKey;
 
@@ -40,7 +37,7 @@ impl<'a> Caller<'a> {
         // A store in this process or on this machine never lets anybody wait: whoever uses its locks in a loop would keep
         // the heartbeat of their own session from running.
         tokio::task::consume_budget().await;
-        match bounded(&self.core.clock, self.limit, call).await {
+        match within(&*self.core.clock, self.limit, call).await {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(self.explain(error)),
             None => Err(self.explain(Error::new(
@@ -57,17 +54,4 @@ impl<'a> Caller<'a> {
             None => error,
         }
     }
-}
-
-/// `None` when the limit passes first. A call that is ready at once costs no timer.
-async fn bounded<T>(clock: &Arc<dyn Clock>, limit: Duration, call: impl Future<Output = T>) -> Option<T> {
-    let mut call = pin!(call);
-    let mut timer: Option<Pause> = None;
-    poll_fn(|context| {
-        if let Poll::Ready(value) = call.as_mut().poll(context) {
-            return Poll::Ready(Some(value));
-        }
-        timer.get_or_insert_with(|| clock.sleep(limit)).as_mut().poll(context).map(|()| None)
-    })
-    .await
 }

@@ -131,8 +131,11 @@ impl OpenSession {
     }
 
     /// The store has said that it is over, by an event or in answer to anything: its heartbeat has nothing left to keep.
+    ///
+    /// Whoever was not renewed in time hears of it from the store as well, if at all. What this client knows by its own clock is
+    /// the better reason.
     pub(super) fn end_by_the_store(&self, reason: Reason) {
-        self.end(reason);
+        self.end(self.lease.over().unwrap_or(reason));
         self.nudge();
     }
 

@@ -1,0 +1,233 @@
+//! Asking for a lock, once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Client, Txn, TxnOp, TxnResponse};
+use lock_core::table::Outcome;
+use lock_core::{Busy, Claim, Claimed, Effect, Error, ErrorKind, Reason, Result, Term};
+
+use super::releasing::deletes;
+use super::{Shared, token};
+use crate::claim::{self, Answer, Asked, Seen, is_made_at};
+use crate::entry::{Entry, Kind};
+use crate::failure::unexpected;
+use crate::lease::{self, Timed};
+use crate::link::Line;
+use crate::names;
+use crate::place::{Entered, Stands};
+use crate::queue::Queue;
+
+/// A look, and the line over which it was made: who waits watches over the same one.
+pub(super) struct Looked {
+    pub(super) seen: Seen,
+    pub(super) line: Arc<Line>,
+    pub(super) client: Client,
+}
+
+impl Shared {
+    pub(super) async fn claim(self: &Arc<Shared>, claim: &Claim) -> Result<Claimed> {
+        let time = time_of_its_own(claim.term)?;
+        let entered = self.places().enter(claim);
+        let slot = match entered {
+            Entered::In(slot) => slot,
+            Entered::WaitsHere => return self.waits_here(claim).await,
+            Entered::Withdrawn => return Err(refused(Outcome::Withdrawn)),
+        };
+        let lock = self.names.lock(&claim.key);
+        let name = names::claim(&lock, self.lease, slot);
+        let mut asked = Asked {
+            claim,
+            withdrawn: self.names.withdrawn(&name),
+            session: self.names.session(self.id),
+            name,
+            lock,
+            id: self.id,
+            info: &self.info,
+            lease: self.lease,
+            timed: None,
+        };
+        let claimed = self.ask(&mut asked, time).await;
+        if !matches!(claimed, Ok(Claimed::Granted { .. } | Claimed::Queued { .. })) {
+            self.was_not_made(&asked, &claimed).await;
+        }
+        claimed
+    }
+
+    /// Asks until the answer is certain.
+    async fn ask(self: &Arc<Shared>, asked: &mut Asked<'_>, time: Option<Duration>) -> Result<Claimed> {
+        if !self.is_unknown(asked) {
+            let looked = self.look(asked).await?;
+            if let Some(place) = looked.seen.queue.place(&asked.name) {
+                return self.stands_at(asked, place, looked, time).await;
+            }
+            // Somebody has ended it. It is made anew.
+            self.of(asked.claim.ticket, |place| place.stands = Stands::Unknown);
+        }
+        if let Some(time) = time {
+            asked.timed = Some(Timed::begin(&self.link, self.id, asked.claim.ticket, time).await?);
+        }
+        let mut answered = self.send(asked, asked.first()).await?;
+        loop {
+            let looked = match answered {
+                (Answer::Granted(revision), ..) => {
+                    if let (Some(timed), Some(time)) = (asked.timed, time) {
+                        timed.last_for(&self.link, time).await?;
+                    }
+                    return self.granted(asked, revision);
+                }
+                (Answer::Queue(seen), line, client) => Looked { seen: lives(seen)?, line, client },
+            };
+            if let Some(place) = looked.seen.queue.place(&asked.name) {
+                return self.stands_at(asked, place, looked, time).await;
+            }
+            let Seen { queue, revision, .. } = looked.seen;
+            if let Some(in_force) = queue.other_capacity(None, asked.claim.permit) {
+                return Err(refused(Outcome::CapacityMismatch { in_force }));
+            }
+            if asked.claim.wait {
+                return Err(unexpected("a claim that waits"));
+            }
+            if !queue.has_room_for(asked.claim.permit) {
+                self.tell_holders_of_a_try(&asked.claim.key, &queue).await;
+                return Ok(Claimed::Busy(busy(&queue)));
+            }
+            // There is room. Whoever is quicker is looked at again: who has seen room is not told that it is busy.
+            answered = self.send(asked, asked.behind(revision)).await?;
+        }
+    }
+
+    /// It is in the queue.
+    async fn stands_at(
+        self: &Arc<Shared>,
+        asked: &Asked<'_>,
+        place: usize,
+        looked: Looked,
+        time: Option<Duration>,
+    ) -> Result<Claimed> {
+        let queue = &looked.seen.queue;
+        let entry = &queue.entries()[place];
+        if entry.ticket != asked.claim.ticket {
+            return Err(
+                unexpected("a claim, which another one stands in the place of,").effect(Effect::Unknown)
+            );
+        }
+        if let Some(in_force) = queue.other_capacity(Some(place), asked.claim.permit) {
+            let deletes = vec![TxnOp::delete(asked.name.clone(), None)];
+            let own = Txn::new().when(vec![is_made_at(&asked.name, entry.revision)]);
+            self.txn(own.and_then(deletes)).await?;
+            self.of(asked.claim.ticket, |place| place.stands = Stands::Unknown);
+            return Err(refused(Outcome::CapacityMismatch { in_force }));
+        }
+        if !queue.holds(place) {
+            return self.waits(asked, place, looked).await;
+        }
+        if let Some(time) = time {
+            self.begins_its_time(asked, entry, time).await?;
+        }
+        self.granted(asked, entry.revision)
+    }
+
+    /// It has come to hold by its place. What is to last for a time of its own is given that now.
+    async fn begins_its_time(&self, asked: &Asked<'_>, entry: &Entry, time: Duration) -> Result<()> {
+        let has_begun = match entry.kind {
+            Kind::Fixed => entry.lease != self.lease,
+            _ => self
+                .of(asked.claim.ticket, |place| matches!(place.stands, Stands::Holds(..)))
+                .unwrap_or(false),
+        };
+        if has_begun {
+            return Ok(());
+        }
+        let timed = Timed::begin(&self.link, self.id, asked.claim.ticket, time).await?;
+        let put = match entry.kind {
+            Kind::Fixed => asked.put(timed.id),
+            _ => asked.companion(&timed, Some(entry.revision)),
+        };
+        let txn = Txn::new().when(vec![is_made_at(&entry.name, entry.revision)]).and_then(vec![put]);
+        if !self.txn(txn).await?.0.succeeded() {
+            return Err(
+                Error::unavailable("the claim was ended while it was granted").effect(Effect::Unknown)
+            );
+        }
+        timed.last_for(&self.link, time).await
+    }
+
+    pub(super) fn granted(&self, asked: &Asked<'_>, revision: i64) -> Result<Claimed> {
+        let (token, proof) = self.grant(asked.name.clone(), revision)?;
+        self.places().holds(asked.claim.ticket, revision, self.now());
+        Ok(Claimed::Granted { token, proof })
+    }
+
+    /// Neither granted nor queued: what was begun is given up, and its place is free, unless a copy of it may arrive.
+    async fn was_not_made(&self, asked: &Asked<'_>, claimed: &Result<Claimed>) {
+        let ticket = asked.claim.ticket;
+        let (is_unknown, may_arrive) = (self.is_unknown(asked), self.places().may_arrive(ticket));
+        if !is_unknown {
+            return;
+        }
+        let withdrawal = self.withdrawal(&asked.name, deletes(&asked.name, ticket, true));
+        let is_withdrawn = may_arrive && claimed.is_ok() && self.txn(withdrawal).await.is_ok();
+        if may_arrive && !is_withdrawn {
+            return;
+        }
+        if asked.timed.is_some() {
+            // Best effort: it ends by itself.
+            let _ = lease::revoke(&self.link, Timed::id_of(self.id, ticket)).await;
+        }
+        self.has_left(&asked.claim.reference(), !may_arrive);
+    }
+
+    /// Sends what may make the claim. Without an answer it may still arrive, for as long as the session lives.
+    async fn send(&self, asked: &Asked<'_>, txn: Txn) -> Result<(Answer, Arc<Line>, Client)> {
+        let ticket = asked.claim.ticket;
+        self.places().sent(ticket);
+        let sent = self.txn(txn).await;
+        if sent.as_ref().err().is_none_or(|error| error.took_effect() == Effect::NotApplied) {
+            self.places().answered(ticket);
+        }
+        let (response, line, client): (TxnResponse, _, _) = sent?;
+        Ok((claim::answer(&response)?, line, client))
+    }
+
+    async fn look(&self, asked: &Asked<'_>) -> Result<Looked> {
+        let (response, line, client) = self.txn(asked.look()).await?;
+        Ok(Looked { seen: lives(claim::seen(&response)?)?, line, client })
+    }
+
+    fn is_unknown(&self, asked: &Asked<'_>) -> bool {
+        self.of(asked.claim.ticket, |place| place.stands == Stands::Unknown).unwrap_or(true)
+    }
+}
+
+/// For how long it is to hold in any case.
+fn time_of_its_own(term: Term) -> Result<Option<Duration>> {
+    match term {
+        Term::Fixed(time) => Ok(Some(time)),
+        Term::Session { at_least } => Ok(Some(at_least).filter(|time| !time.is_zero())),
+        other => Err(Error::unsupported(format!("the store in etcd knows no term such as {other:?}"))),
+    }
+}
+
+/// A look, unless it says that nothing can come of the claim.
+fn lives(seen: Seen) -> Result<Seen> {
+    if !seen.session_lives {
+        return Err(Error::session_lost(Reason::SessionEnded));
+    }
+    if seen.is_withdrawn {
+        return Err(refused(Outcome::Withdrawn));
+    }
+    Ok(seen)
+}
+
+fn refused(outcome: Outcome) -> Error {
+    outcome.into_error().unwrap_or_else(|outcome| Error::new(ErrorKind::Protocol, format!("{outcome:?}")))
+}
+
+/// Who is in the way: the first that holds.
+pub(super) fn busy(queue: &Queue) -> Busy {
+    match queue.entries().first() {
+        Some(first) => Busy::new().held_by(first.info.clone()).under(token(first.revision).ok()),
+        None => Busy::new(),
+    }
+}

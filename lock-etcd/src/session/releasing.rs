@@ -1,0 +1,82 @@
+//! Giving back a hold, or a place in the queue.
+
+use etcd_client::{PutOptions, Txn, TxnOp, TxnOpResponse};
+use lock_core::{Certainty, ClaimRef, Event, Released, Result, Ticket};
+
+use super::Shared;
+use crate::claim::{exists, is_made_at};
+use crate::lease::{self, Timed};
+use crate::names;
+use crate::place::Stands;
+
+impl Shared {
+    pub(super) async fn release(&self, claim: &ClaimRef, certainty: Certainty) -> Result<Released> {
+        let Some(name) = self.name_of(claim) else { return Ok(self.give_up(claim, certainty)) };
+        let given = self.given_back(claim);
+        let ends_its_time = given.is_timed && !given.keeps_its_place;
+        let (is_certain, txn) = match given.made_at {
+            Some(revision) if certainty == Certainty::Settled && !given.may_arrive => {
+                let deletes = deletes(&name, claim.ticket, ends_its_time);
+                (true, Txn::new().when(vec![is_made_at(&name, revision)]).and_then(deletes))
+            }
+            _ => (false, self.withdrawal(&name, deletes(&name, claim.ticket, ends_its_time))),
+        };
+        let (response, ..) = self.txn(txn).await?;
+        let deleted = response.op_responses().into_iter().find_map(|response| match response {
+            TxnOpResponse::Delete(deleted) => Some(deleted.deleted()),
+            _ => None,
+        });
+        if ends_its_time {
+            // Best effort: it ends by itself.
+            let _ = lease::revoke(&self.link, Timed::id_of(self.id, claim.ticket)).await;
+        }
+        self.has_left(claim, is_certain);
+        Ok(if deleted.unwrap_or(0) > 0 { Released::Done } else { Released::Gone })
+    }
+
+    /// It was never sent, or has gone.
+    fn give_up(&self, claim: &ClaimRef, certainty: Certainty) -> Released {
+        let (gave_up, next) = {
+            let mut places = self.places();
+            (places.give_up(claim, certainty), places.next(&claim.key))
+        };
+        next.into_iter().for_each(|ticket| self.sink.send(Event::Recheck(ticket)));
+        if gave_up { Released::Done } else { Released::Gone }
+    }
+
+    /// That no copy of a claim under this name takes effect any more.
+    pub(super) fn withdrawal(&self, name: &str, deletes: Vec<TxnOp>) -> Txn {
+        let lease = PutOptions::new().with_lease(self.lease);
+        let mut and_mark = deletes.clone();
+        and_mark.push(TxnOp::put(self.names.withdrawn(name), "", Some(lease)));
+        // For a session that is over nothing takes effect anyway.
+        Txn::new().when(vec![exists(&self.names.session(self.id))]).and_then(and_mark).or_else(deletes)
+    }
+
+    fn given_back(&self, claim: &ClaimRef) -> GivenBack {
+        let mut places = self.places();
+        let may_arrive = places.may_arrive(claim.ticket);
+        let Some(place) = places.of(claim.ticket) else { return GivenBack::default() };
+        let (made_at, keeps_its_place) = match place.stands {
+            Stands::Holds(revision, since) => (Some(revision), self.now().since(since) < place.at_least),
+            Stands::Waits(revision) => (Some(revision), false),
+            Stands::Unknown => (None, false),
+        };
+        GivenBack { made_at, keeps_its_place, is_timed: place.is_timed, may_arrive }
+    }
+}
+
+/// What is deleted with a claim: what keeps its place only where that is to end as well.
+pub(super) fn deletes(name: &str, ticket: Ticket, ends_its_time: bool) -> Vec<TxnOp> {
+    let companion = ends_its_time.then(|| names::companion(name, ticket));
+    [Some(name.to_owned()), companion].into_iter().flatten().map(|name| TxnOp::delete(name, None)).collect()
+}
+
+#[derive(Default)]
+struct GivenBack {
+    made_at: Option<i64>,
+    /// Its time is not over.
+    keeps_its_place: bool,
+    is_timed: bool,
+    may_arrive: bool,
+}

@@ -1,0 +1,152 @@
+//! What the holders are told by those who wait, and what a session hears of itself.
+//!
+//! Whoever waits or has tried in vain writes down, beside the holder's session and under its lease, which hold is in the way. The
+//! holder's engine then releases what nobody owns any more: a grant whose answer was lost, say.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use etcd_client::{PutOptions, Txn, TxnOp};
+use lock_core::{BootTime, ClaimRef, Event, LockKey, Reason, Result, SessionId, Ticket};
+
+use super::Shared;
+use crate::claim::is_made_at;
+use crate::entry::{Entry, Kind};
+use crate::queue::Queue;
+use crate::watch::{News, Range, Tell, Watch};
+
+/// So many sessions at most are told at once.
+const TOLD_AT_ONCE: usize = 16;
+/// Whoever tries again and again tells it once in so long.
+const SELDOM: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    /// The watches over the session's own key and over what others wish of it.
+    heard: Mutex<Vec<Watch>>,
+    /// When the holders of a lock were told of a try.
+    told: Mutex<HashMap<LockKey, BootTime>>,
+}
+
+impl Wishes {
+    /// Whether this session would hear of its own end, and that somebody waits.
+    pub(super) fn are_heard(&self) -> bool {
+        let heard = self.heard();
+        !heard.is_empty() && heard.iter().all(Watch::is_alive)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Vec<Watch>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is time to tell of a try.
+    fn is_time(&self, key: &LockKey, now: BootTime) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent = |since: &BootTime| now.since(*since) < SELDOM;
+        if told.get(key).is_some_and(is_recent) {
+            return false;
+        }
+        told.retain(|_, since| is_recent(since));
+        told.insert(key.clone(), now);
+        true
+    }
+}
+
+impl Shared {
+    /// Hears of the session's end, and of who waits. What was said while nobody heard it is said again by whoever goes on waiting;
+    /// the end is found by the next renewal.
+    pub(super) async fn listen(self: &Arc<Shared>) -> Result<()> {
+        let (line, client) = self.link.line().await?;
+        let watch = |name, tell: Tell| {
+            let range = Range { name, is_prefix: false, only_gone: false };
+            line.watches.watch(&client, range, tell)
+        };
+        let heard = vec![
+            watch(
+                self.names.session(self.id),
+                self.hears(|session, news| {
+                    if let News::Gone { .. } = news {
+                        session.sink.send(Event::Lost(Reason::SessionEnded));
+                    }
+                }),
+            )?,
+            watch(
+                self.names.wanted(self.id),
+                self.hears(|session, news| {
+                    if let News::Written { value } = news {
+                        wishes(value).for_each(|claim| session.sink.send(Event::Wanted(claim)));
+                    }
+                }),
+            )?,
+        ];
+        *self.wishes.heard() = heard;
+        Ok(())
+    }
+
+    /// A watch does not keep the session.
+    fn hears(self: &Arc<Shared>, hear: impl Fn(&Shared, News<'_>) + Send + Sync + 'static) -> Tell {
+        let this = Arc::downgrade(self);
+        Arc::new(move |news| {
+            if let Some(this) = Weak::upgrade(&this) {
+                hear(&this, news);
+            }
+        })
+    }
+
+    /// Tells the holders that somebody waits. Best effort: whoever waits tells it again.
+    pub(super) async fn tell_holders(&self, key: &LockKey, queue: &Queue) {
+        let mut of_sessions: BTreeMap<SessionId, Vec<&Entry>> = BTreeMap::new();
+        for entry in &queue.entries()[..queue.holders()] {
+            // Nobody is told of a hold with an end of its own: its engine does not know it any more.
+            if matches!(entry.kind, Kind::Session | Kind::AtLeast) && of_sessions.len() < TOLD_AT_ONCE {
+                of_sessions.entry(entry.session).or_default().push(entry);
+            }
+        }
+        let told: Vec<TxnOp> = of_sessions
+            .into_iter()
+            .filter_map(|(session, holds)| {
+                let first = holds.first()?;
+                let words: Vec<String> = holds.iter().map(|hold| wish(key, hold.ticket)).collect();
+                let lease = PutOptions::new().with_lease(first.lease);
+                let put = TxnOp::put(self.names.wanted(session), words.join("\n"), Some(lease));
+                let stands = is_made_at(&first.name, first.revision);
+                Some(TxnOp::txn(Txn::new().when(vec![stands]).and_then(vec![put])))
+            })
+            .collect();
+        if !told.is_empty() {
+            let _ = self.txn(Txn::new().and_then(told)).await;
+        }
+    }
+
+    /// Who only tries tells it as well, once in a while: nobody else may be there to do so.
+    pub(super) async fn tell_holders_of_a_try(&self, key: &LockKey, queue: &Queue) {
+        if self.wishes.is_time(key, self.now()) {
+            self.tell_holders(key, queue).await;
+        }
+    }
+}
+
+fn wish(key: &LockKey, ticket: Ticket) -> String {
+    format!("{} {}", ticket.0, key.encoded())
+}
+
+fn wishes(value: &str) -> impl Iterator<Item = ClaimRef> {
+    value.lines().filter_map(|line| {
+        let (ticket, key) = line.split_once(' ')?;
+        Some(ClaimRef::new(LockKey::decode(key)?, Ticket(ticket.parse().ok()?)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wishes_read_back() {
+        let (one, other) = (LockKey::new("a b\n").unwrap(), LockKey::new("c").unwrap());
+        let value = [wish(&one, Ticket(3)), "no wish".to_owned(), wish(&other, Ticket(4))].join("\n");
+        let read: Vec<_> = wishes(&value).collect();
+        assert_eq!(read, [ClaimRef::new(one, Ticket(3)), ClaimRef::new(other, Ticket(4))]);
+    }
+}
