@@ -6,6 +6,8 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions};
 use lock_core::{Error, ErrorKind, ExposeSecret, Result, SystemClock, within};
 
+use crate::failure::{is_hung_up, refused};
+use crate::handshake;
 use crate::options::{EtcdOptions, KEEP_ALIVE};
 use crate::tls::choose_provider;
 
@@ -93,9 +95,27 @@ impl Dial {
             Ok(client)
         };
         match within(&SystemClock::new(), limit, connecting).await {
-            Some(connected) => connected.map_err(Failed::There),
+            Some(Ok(client)) => Ok(client),
+            Some(Err(error)) => Err(match self.refusal(endpoint, &error).await {
+                Some(refusal) => Failed::Refused(refusal.caused_by(error)),
+                None => Failed::There(error),
+            }),
             None => Err(Failed::Silent(silent(limit))),
         }
+    }
+
+    /// Why the server has ended a new connection, where the driver knows no more than that it did.
+    async fn refusal(&self, endpoint: &str, error: &etcd_client::Error) -> Option<Error> {
+        if !self.knows_tls() || !is_hung_up(error) {
+            return None;
+        }
+        let config = self.options.files.config()?;
+        handshake::refusal_of(endpoint, host(endpoint), config).await.map(refused)
+    }
+
+    /// Whether what concerns TLS is in these options, and not in an application's own.
+    fn knows_tls(&self) -> bool {
+        self.with_tls && (self.driver.is_none() || self.options.is_with_tls())
     }
 
     fn settings(&self, endpoint: &str) -> Result<ConnectOptions> {
@@ -113,11 +133,11 @@ impl Dial {
             settings = settings.with_user(name, password.expose_secret());
         }
         // What an application's own options bring with them stays, unless these say something of their own.
-        if self.with_tls && (self.driver.is_none() || options.is_with_tls()) {
+        if self.knows_tls() {
             let mut tls = options.files.options()?;
-            // The driver would look for the brackets in the certificate.
-            if let Some((address, _)) = endpoint.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-                tls = tls.domain_name(address);
+            // The driver would look for the brackets of an address in the certificate.
+            if endpoint.starts_with('[') {
+                tls = tls.domain_name(host(endpoint));
             }
             settings = settings.with_tls(tls);
         }
@@ -140,6 +160,8 @@ pub(crate) enum Failed {
     There(etcd_client::Error),
     /// Nobody has said anything.
     Silent(Error),
+    /// What the server says, which the driver has missed.
+    Refused(Error),
 }
 
 /// Nobody has said anything for so long.
@@ -147,6 +169,12 @@ pub(crate) fn silent(limit: Duration) -> Error {
     Error::unavailable(format!(
         "no answer within {limit:?}; is it up, can it be reached from here, and does it speak TLS where the URL says so?"
     ))
+}
+
+/// Of `host:port`, or `[address]:port`.
+fn host(endpoint: &str) -> &str {
+    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn wrong(message: &str) -> Error {

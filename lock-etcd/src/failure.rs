@@ -9,11 +9,8 @@ use crate::tls::{self, Refusal};
 
 /// The error for a call that failed.
 pub(crate) fn failed(error: Driver) -> Error {
-    if let Some(Refusal { kind, said, advice }) = tls_refusal(&error) {
-        return Error::new(kind, format!("{said}; {advice}"))
-            .effect(Effect::NotApplied)
-            .retryable(false)
-            .caused_by(error);
+    if let Some(refusal) = tls_refusal(&error) {
+        return refused(refusal).caused_by(error);
     }
     let (kind, effect, advice) = explain(&error);
     let retryable = kind.usually_passes()
@@ -22,12 +19,26 @@ pub(crate) fn failed(error: Driver) -> Error {
     Error::new(kind, format!("{error}; {advice}")).effect(effect).retryable(retryable).caused_by(error)
 }
 
-/// The same for a call on a line that was made before: a new one reads the files for TLS again, and may be let in.
+/// The error where TLS is why there is no connection.
+pub(crate) fn refused(Refusal { kind, said, advice }: Refusal) -> Error {
+    Error::new(kind, format!("{said}; {advice}")).effect(Effect::NotApplied).retryable(false)
+}
+
+/// Whether a connection that was there has ended without an answer.
+pub(crate) fn is_hung_up(error: &Driver) -> bool {
+    matches!(error, Driver::GRpcStatus(status)
+        if status.source().is_some() && status.code() as i32 != UNAVAILABLE && tls_refusal(error).is_none())
+}
+
+/// The error for a call that failed on a line that was made before: a new one reads the files for TLS again, and may be let in.
 pub(crate) fn failed_on_old_line(error: Driver) -> Error {
-    let is_tls = tls_refusal(&error).is_some();
-    let error = failed(error);
-    let retryable = error.is_retryable() || is_tls;
-    error.retryable(retryable)
+    let Some(Refusal { said, advice, .. }) = tls_refusal(&error) else { return failed(error) };
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("{said}; {advice} (the next attempt reads the files for TLS again)"),
+    )
+    .effect(Effect::NotApplied)
+    .caused_by(error)
 }
 
 fn tls_refusal(error: &Driver) -> Option<Refusal> {
@@ -131,10 +142,12 @@ fn explain(error: &Driver) -> (ErrorKind, Effect, &'static str) {
         );
     }
     if status.source().is_some() {
+        // A server with TLS 1.3 looks at the client's certificate behind the handshake, and the driver may lose what it says.
         return (
             ErrorKind::Unavailable,
             Effect::Unknown,
-            "is it up, can it be reached from here, and does it speak TLS (etcds) exactly where the URL says so?",
+            "is it up, can it be reached from here, does it speak TLS (etcds) exactly where the URL says so, and does it get the \
+             client certificate that it asks for (cert_file, key_file)?",
         );
     }
     match code {

@@ -106,8 +106,7 @@ impl Link {
     {
         let line = self.current();
         let unanswered = Unanswered { link: self, line: &line, sent: self.clock.boot(), answered: false };
-        // Its files for TLS may have been renewed since.
-        let failed = if line.client.initialized() { failed_on_old_line } else { failed };
+        let is_new = !line.client.initialized();
         let answer = match line.client(&self.dial).await {
             Ok(client) => call(line.clone(), client).await,
             Err(Failed::There(error)) => Err(error),
@@ -115,12 +114,14 @@ impl Link {
                 unanswered.answered(None);
                 return Err(error.at(line.endpoint.clone()));
             }
-            Err(Failed::Silent(error)) => {
+            Err(Failed::Silent(error) | Failed::Refused(error)) => {
                 self.retire(&line);
                 return Err(error.at(line.endpoint.clone()));
             }
         };
         unanswered.answered(answer.as_ref().err());
+        // Its files for TLS may have been renewed since.
+        let failed = if is_new { failed } else { failed_on_old_line };
         answer.map_err(|error| failed(error).at(line.endpoint.clone()))
     }
 

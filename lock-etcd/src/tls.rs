@@ -11,7 +11,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, CertificateError, RootCertStore};
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 
 /// Files in PEM.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +48,29 @@ impl TlsFiles {
             options = options.identity(read_identity(certificate, key, &provider)?);
         }
         Ok(options)
+    }
+
+    /// The same for a connection without the driver. `None` where the driver would not get as far as this either.
+    pub(crate) fn config(&self) -> Option<ClientConfig> {
+        let provider = choose_provider();
+        let mut known = RootCertStore::empty();
+        let authorities = match &self.authority {
+            Some(path) => chain(path, &read(path).ok()?).ok()?,
+            None => rustls_native_certs::load_native_certs().certs,
+        };
+        known.add_parsable_certificates(authorities);
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
+        let builder = builder.with_root_certificates(known);
+        let mut config = match &self.identity {
+            Some((certificate, key)) => {
+                let key = PrivateKeyDer::from_pem_slice(&read(key).ok()?).ok()?;
+                builder.with_client_auth_cert(chain(certificate, &read(certificate).ok()?).ok()?, key).ok()?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols.push(b"h2".to_vec());
+        Some(config)
     }
 }
 

@@ -176,6 +176,12 @@ async fn serve(client: WatchClient, mut orders: UnboundedReceiver<Order>) {
                 order = orders.recv() => order,
                 response = open.message() => {
                     match response {
+                        // The token with which the stream was opened has expired, and the server names no watch that it
+                        // refuses for that: a new stream takes the new token.
+                        Ok(Some(response)) if response.canceled() && response.watch_id() < 0 => {
+                            stream = None;
+                            broken(&mut ears);
+                        }
                         Ok(Some(response)) => told(&response, &mut ears),
                         Ok(None) | Err(_) => {
                             stream = None;
