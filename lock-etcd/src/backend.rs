@@ -91,7 +91,7 @@ impl Backend for EtcdBackend {
             };
             let deletes: Vec<_> = names.into_iter().map(|name| TxnOp::delete(name, None)).collect();
             let txn = Txn::new().when(vec![stands]).and_then(deletes);
-            let response = self.link.call(|client| async move { client.kv_client().txn(txn).await }).await?;
+            let (response, _) = self.link.txn(txn).await?;
             ended += usize::from(response.succeeded());
         }
         Ok(ended)

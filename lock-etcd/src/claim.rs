@@ -43,23 +43,27 @@ pub(crate) struct Seen {
 }
 
 impl Asked<'_> {
-    /// Holds at once if nobody is there. Otherwise takes a place, if it is to wait, and looks at the queue.
+    /// Takes a place and looks at the queue, if it is to wait; otherwise holds at once if nobody is there, or looks.
     ///
     /// Invariant: nothing is made for a session that is over, or under a name that was withdrawn: both are compared in the step
     /// that makes it.
     pub(crate) fn first(&self) -> Txn {
+        let with = |further: Vec<Compare>| [self.may(), further].concat();
+        let is_new = is_absent(&self.name);
         let is_idle = Compare::create_revision(self.lock.clone(), CompareOp::Equal, 0).with_prefix();
-        let mut may_and_is_idle = self.may();
-        may_and_is_idle.push(is_idle);
-        let mut otherwise = self.looks();
-        if self.claim.wait {
-            let mut may_and_is_new = self.may();
-            may_and_is_new.push(is_absent(&self.name));
-            // It holds by its place when its turn comes, and lasts for a time of its own from then on.
-            let takes_a_place = Txn::new().when(may_and_is_new).and_then(vec![self.put(self.lease)]);
-            otherwise.insert(0, TxnOp::txn(takes_a_place));
+        match &self.timed {
+            None if self.claim.wait => Txn::new()
+                .when(with(vec![is_new]))
+                .and_then(vec![self.put(self.lease), self.look_at_queue()])
+                .or_else(self.looks()),
+            Some(_) if self.claim.wait => {
+                // It holds by its place when its turn comes, and lasts for a time of its own from then on.
+                let takes_a_place = Txn::new().when(with(vec![is_new])).and_then(vec![self.put(self.lease)]);
+                let otherwise = [vec![TxnOp::txn(takes_a_place)], self.looks()].concat();
+                Txn::new().when(with(vec![is_idle])).and_then(self.puts()).or_else(otherwise)
+            }
+            _ => Txn::new().when(with(vec![is_idle])).and_then(self.puts()).or_else(self.looks()),
         }
-        Txn::new().when(may_and_is_idle).and_then(self.puts()).or_else(otherwise)
     }
 
     /// Takes a place behind those that were there at this revision, if nobody has come since: whoever has gone since makes room.
@@ -83,10 +87,14 @@ impl Asked<'_> {
     fn looks(&self) -> Vec<TxnOp> {
         let keys_only = || Some(GetOptions::new().with_keys_only());
         vec![
-            TxnOp::get(self.lock.clone(), Some(GetOptions::new().with_prefix())),
+            self.look_at_queue(),
             TxnOp::get(self.withdrawn.clone(), keys_only()),
             TxnOp::get(self.session.clone(), keys_only()),
         ]
+    }
+
+    fn look_at_queue(&self) -> TxnOp {
+        TxnOp::get(self.lock.clone(), Some(GetOptions::new().with_prefix()))
     }
 
     fn puts(&self) -> Vec<TxnOp> {
@@ -114,27 +122,27 @@ impl Asked<'_> {
 /// # Errors
 /// It lacks what it should have, or something else lies among the claims.
 pub(crate) fn answer(response: &TxnResponse) -> Result<Answer> {
-    if response.succeeded() {
+    let is_made = |response: &TxnOpResponse| matches!(response, TxnOpResponse::Put(_));
+    if response.succeeded() && response.op_responses().iter().all(is_made) {
         return Ok(Answer::Granted(revision_of(response)?));
     }
     seen(response).map(Answer::Queue)
 }
 
-/// And to one that only looks.
+/// And to one that looks.
 pub(crate) fn seen(response: &TxnResponse) -> Result<Seen> {
     let mut gets = response.op_responses().into_iter().filter_map(|response| match response {
         TxnOpResponse::Get(get) => Some(get),
         _ => None,
     });
-    let (Some(all), Some(withdrawn), Some(session)) = (gets.next(), gets.next(), gets.next()) else {
-        return Err(unexpected("a claim"));
+    let all = gets.next().ok_or_else(|| unexpected("a claim"))?;
+    let (is_withdrawn, session_lives) = match (gets.next(), gets.next()) {
+        (Some(withdrawn), Some(session)) => (!withdrawn.kvs().is_empty(), !session.kvs().is_empty()),
+        // It was made, and so both were compared.
+        (None, None) if response.succeeded() => (false, true),
+        _ => return Err(unexpected("a claim")),
     };
-    Ok(Seen {
-        queue: queue(all.kvs())?,
-        revision: revision_of(response)?,
-        is_withdrawn: !withdrawn.kvs().is_empty(),
-        session_lives: !session.kvs().is_empty(),
-    })
+    Ok(Seen { queue: queue(all.kvs())?, revision: revision_of(response)?, is_withdrawn, session_lives })
 }
 
 fn revision_of(response: &TxnResponse) -> Result<i64> {

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use etcd_client::LeaseGrantOptions;
+use etcd_client::{LeaseGrantOptions, LeaseTimeToLiveResponse};
 use lock_core::{BootTime, Clock, Effect, Error, Reason, Result, SessionId, SystemClock, Ticket};
 
 use crate::failure::{is_lease_gone, is_lease_there, unexpected};
@@ -13,9 +13,7 @@ use crate::link::Link;
 pub(crate) async fn open(link: &Link, ttl: Duration, lease: i64) -> Result<Duration> {
     match grant(link, whole_seconds(ttl), lease).await {
         Err(error) if is_lease_there(&error) => {
-            let found = link
-                .call(|client| async move { client.lease_client().time_to_live(lease, None).await })
-                .await?;
+            let found = time_to_live(link, lease).await?;
             if found.ttl() <= 0 {
                 return Err(Error::session_lost(Reason::SessionEnded));
             }
@@ -28,13 +26,21 @@ pub(crate) async fn open(link: &Link, ttl: Duration, lease: i64) -> Result<Durat
 /// Renews it. The stream that this takes is dropped with the answer: the next renewal makes its own, and none is left to break
 /// unseen.
 pub(crate) async fn renew(link: &Link, lease: i64) -> Result<()> {
-    link.call(|client| async move { client.lease_client().keep_alive(lease).await.map(|_| ()) }).await
+    link.call(|client| {
+        let mut leases = client.lease_client();
+        async move { leases.keep_alive(lease).await.map(|_| ()) }
+    })
+    .await
 }
 
 /// Ends it, with all that lives by it. One that has ended is no error.
 pub(crate) async fn revoke(link: &Link, lease: i64) -> Result<()> {
-    let revoked =
-        link.call(|client| async move { client.lease_client().revoke(lease).await.map(|_| ()) }).await;
+    let revoked = link
+        .call(|client| {
+            let mut leases = client.lease_client();
+            async move { leases.revoke(lease).await.map(|_| ()) }
+        })
+        .await;
     match revoked {
         Err(error) if !is_lease_gone(&error) => Err(error),
         _ => Ok(()),
@@ -43,8 +49,7 @@ pub(crate) async fn revoke(link: &Link, lease: i64) -> Result<()> {
 
 /// How long it has left at most: the server counts whole seconds, and says how many have not begun to pass.
 pub(crate) async fn remaining(link: &Link, lease: i64) -> Result<Option<Duration>> {
-    let found =
-        link.call(|client| async move { client.lease_client().time_to_live(lease, None).await }).await?;
+    let found = time_to_live(link, lease).await?;
     Ok(match found.ttl() {
         ..0 => None,
         left => Some(seconds(left.saturating_add(1).min(found.granted_ttl().max(1)))?),
@@ -109,10 +114,22 @@ impl Timed {
     }
 }
 
+async fn time_to_live(link: &Link, lease: i64) -> Result<LeaseTimeToLiveResponse> {
+    link.call(|client| {
+        let mut leases = client.lease_client();
+        async move { leases.time_to_live(lease, None).await }
+    })
+    .await
+}
+
 async fn grant(link: &Link, whole: i64, lease: i64) -> Result<Duration> {
     let options = LeaseGrantOptions::new().with_id(lease);
-    let granted =
-        link.call(|client| async move { client.lease_client().grant(whole, Some(options)).await }).await?;
+    let granted = link
+        .call(|client| {
+            let mut leases = client.lease_client();
+            async move { leases.grant(whole, Some(options)).await }
+        })
+        .await?;
     seconds(granted.ttl())
 }
 

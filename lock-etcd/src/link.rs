@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use etcd_client::Client;
-use lock_core::{BootTime, Clock, Event, EventSink, Result, SystemClock, telemetry, within};
+use etcd_client::{Client, GetOptions, GetResponse, StatusResponse, Txn, TxnResponse};
+use lock_core::{BootTime, Clock, Error, Event, EventSink, Result, SystemClock, telemetry, within};
 use tokio::sync::OnceCell;
 
 use crate::dial::{Dial, Failed, silent};
 use crate::failure::{failed, failed_on_old_line, is_of_the_endpoint};
-use crate::watch::Watches;
+use crate::watch::{Range, Tell, Watch, Watches};
 
 /// An endpoint on which a call was given up that had been on its way for so long may be dead without a word.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -37,7 +37,7 @@ pub(crate) struct Line {
     endpoint: String,
     client: OnceCell<Client>,
     retired: AtomicBool,
-    pub(crate) watches: Watches,
+    watches: Watches,
 }
 
 impl Link {
@@ -68,8 +68,7 @@ impl Link {
         for left in (1..=self.dial.endpoints().len()).rev() {
             let share = end.since(self.clock.boot()) / u32::try_from(left).unwrap_or(u32::MAX);
             let line = self.current();
-            let asked = self.call(|client| async move { client.maintenance_client().status().await });
-            answer = match within(&self.clock, share, asked).await {
+            answer = match within(&self.clock, share, self.status()).await {
                 Some(answer) => answer.map(|_| ()),
                 None => {
                     self.retire(&line);
@@ -91,16 +90,50 @@ impl Link {
         listeners.push(Arc::downgrade(sink));
     }
 
+    /// One transaction, and the line over which it went.
+    pub(crate) async fn txn(&self, txn: Txn) -> Result<(TxnResponse, Arc<Line>)> {
+        self.on_line(|client| {
+            let mut kv = client.kv_client();
+            async move { kv.txn(txn).await }
+        })
+        .await
+    }
+
+    /// Deletes a key; returns how many there were.
+    pub(crate) async fn delete(&self, key: String) -> Result<i64> {
+        self.call(|client| {
+            let mut kv = client.kv_client();
+            async move { kv.delete(key, None).await.map(|answer| answer.deleted()) }
+        })
+        .await
+    }
+
+    pub(crate) async fn get(&self, key: String, options: GetOptions) -> Result<GetResponse> {
+        self.call(|client| {
+            let mut kv = client.kv_client();
+            async move { kv.get(key, Some(options)).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn status(&self) -> Result<StatusResponse> {
+        self.call(|client| {
+            let mut maintenance = client.maintenance_client();
+            async move { maintenance.status().await }
+        })
+        .await
+    }
+
     /// One call. Dropping it may leave it running.
-    pub(crate) async fn call<T, F>(&self, call: impl FnOnce(Client) -> F) -> Result<T>
+    pub(crate) async fn call<T, F>(&self, call: impl FnOnce(&Client) -> F) -> Result<T>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        self.on_line(|_, client| call(client)).await
+        self.on_line(call).await.map(|(answer, _)| answer)
     }
 
-    /// The same, for whoever also needs the line.
-    pub(crate) async fn on_line<T, F>(&self, call: impl FnOnce(Arc<Line>, Client) -> F) -> Result<T>
+    /// The same, for whoever also needs the line. (The whole client is not copied for it: it has nine parts.)
+    async fn on_line<T, F>(&self, call: impl FnOnce(&Client) -> F) -> Result<(T, Arc<Line>)>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
@@ -108,7 +141,7 @@ impl Link {
         let unanswered = Unanswered { link: self, line: &line, sent: self.clock.boot(), answered: false };
         let is_new = !line.client.initialized();
         let answer = match line.client(&self.dial).await {
-            Ok(client) => call(line.clone(), client).await,
+            Ok(client) => call(client).await,
             Err(Failed::There(error)) => Err(error),
             Err(Failed::Here(error)) => {
                 unanswered.answered(None);
@@ -122,7 +155,10 @@ impl Link {
         unanswered.answered(answer.as_ref().err());
         // Its files for TLS may have been renewed since.
         let failed = if is_new { failed } else { failed_on_old_line };
-        answer.map_err(|error| failed(error).at(line.endpoint.clone()))
+        match answer {
+            Ok(answer) => Ok((answer, line)),
+            Err(error) => Err(failed(error).at(line.endpoint.clone())),
+        }
     }
 
     /// The highest revision of the store that was seen by now.
@@ -147,8 +183,8 @@ impl Link {
     }
 
     /// The line in use, connected.
-    pub(crate) async fn line(&self) -> Result<(Arc<Line>, Client)> {
-        self.on_line(|line, client| async move { Ok((line, client)) }).await
+    pub(crate) async fn line(&self) -> Result<Arc<Line>> {
+        self.on_line(|_| async { Ok(()) }).await.map(|((), line)| line)
     }
 
     fn current(&self) -> Arc<Line> {
@@ -190,8 +226,17 @@ impl Line {
     }
 
     /// The channel below connects at its first call, and anew when it breaks.
-    async fn client(&self, dial: &Dial) -> Result<Client, Failed> {
-        self.client.get_or_try_init(|| dial.line(&self.endpoint)).await.cloned()
+    async fn client(&self, dial: &Dial) -> Result<&Client, Failed> {
+        self.client.get_or_try_init(|| dial.line(&self.endpoint)).await
+    }
+
+    /// Watches, from the store's present on. For a line that was connected.
+    ///
+    /// # Errors
+    /// Outside a Tokio runtime.
+    pub(crate) fn watch(&self, range: Range, tell: Tell) -> Result<Watch> {
+        let client = self.client.get().ok_or_else(|| Error::unavailable("there is no connection yet"))?;
+        self.watches.watch(client, range, tell)
     }
 }
 

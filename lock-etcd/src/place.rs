@@ -39,6 +39,8 @@ pub(crate) struct Place {
     pub(crate) first_since: Option<BootTime>,
     /// Requests that may make it and were not answered: each may still arrive.
     unanswered: u32,
+    /// A deletion of whatever is under its name was sent, and may still arrive unless it was answered.
+    pub(crate) may_be_deleted: bool,
 }
 
 /// Whether a claim may be sent.
@@ -50,6 +52,16 @@ pub(crate) enum Entered {
     WaitsHere,
     /// Never more.
     Withdrawn,
+}
+
+/// What of a claim that has left may still arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remains {
+    Nothing,
+    /// A deletion of its name.
+    Deletion,
+    /// A copy of it, which takes no effect.
+    Copy,
 }
 
 /// How a claim stands.
@@ -113,6 +125,7 @@ impl Places {
             ahead: None,
             first_since: None,
             unanswered: 0,
+            may_be_deleted: false,
         };
         self.claims.insert(claim.ticket, place);
         Entered::In(slot)
@@ -139,6 +152,13 @@ impl Places {
     /// Whether a copy of the claim may still arrive.
     pub(crate) fn may_arrive(&self, ticket: Ticket) -> bool {
         self.claims.get(&ticket).is_some_and(|place| place.unanswered > 0)
+    }
+
+    /// A deletion of whatever is under its name goes out. It may be answered or not: its slot is not used again unless it was.
+    pub(crate) fn deletes(&mut self, ticket: Ticket) {
+        if let Some(place) = self.claims.get_mut(&ticket) {
+            place.may_be_deleted = true;
+        }
     }
 
     /// The claim that was made at this revision holds, now or since before.
@@ -185,13 +205,15 @@ impl Places {
         gave_up
     }
 
-    /// Nothing of this claim is in the store any more. `is_certain`: and no copy of it can appear.
-    pub(crate) fn leave(&mut self, ticket: Ticket, is_certain: bool) {
+    /// Nothing of this claim is in the store any more.
+    pub(crate) fn leave(&mut self, ticket: Ticket, remains: Remains) {
         let Some(place) = self.claims.remove(&ticket) else { return };
         let Some(slots) = self.locks.get_mut(&place.key) else { return };
         slots.used.remove(&place.slot);
-        if !is_certain {
+        if remains != Remains::Nothing {
             slots.burnt.insert(place.slot);
+        }
+        if remains == Remains::Copy {
             self.withdrawn.insert(ticket);
         }
         self.forget_if_idle(&place.key);
@@ -241,10 +263,12 @@ mod tests {
             (places.enter(&claim(1)), places.enter(&claim(2)), places.enter(&claim(1))),
             (Entered::In(0), Entered::In(1), Entered::In(0))
         );
-        places.leave(Ticket(1), true);
-        places.leave(Ticket(2), false);
+        places.leave(Ticket(1), Remains::Nothing);
+        places.leave(Ticket(2), Remains::Copy);
         assert_eq!(places.enter(&claim(2)), Entered::Withdrawn);
         assert_eq!((places.enter(&claim(3)), places.enter(&claim(4))), (Entered::In(0), Entered::In(2)));
+        places.leave(Ticket(3), Remains::Deletion);
+        assert_eq!(places.enter(&claim(5)), Entered::In(3));
     }
 
     #[test]
@@ -267,7 +291,7 @@ mod tests {
             assert_eq!(places.enter(&claim(ticket)) != Entered::WaitsHere, ticket < many);
         }
         assert_eq!(places.next(&key()), None);
-        places.leave(Ticket(0), true);
+        places.leave(Ticket(0), Remains::Nothing);
         assert_eq!(places.next(&key()), Some(Ticket(many)));
         assert_eq!(places.enter(&claim(many + 1)), Entered::WaitsHere, "one came before");
         assert_eq!(places.enter(&claim(many + 9)), Entered::WaitsHere);
@@ -276,7 +300,7 @@ mod tests {
         assert!(
             places.give_up(&given_up, Certainty::Settled) && !places.give_up(&given_up, Certainty::Settled)
         );
-        places.leave(Ticket(1), true);
+        places.leave(Ticket(1), Remains::Nothing);
         assert_eq!(places.next(&key()), Some(Ticket(many + 2)));
     }
 
@@ -287,7 +311,7 @@ mod tests {
         for ticket in 0..many + 2 {
             places.enter(&claim(ticket));
         }
-        places.leave(Ticket(0), true);
+        places.leave(Ticket(0), Remains::Nothing);
         // It was told, and leaves all the same.
         places.give_up(&ClaimRef::new(key(), Ticket(many)), Certainty::Settled);
         assert_eq!(places.next(&key()), Some(Ticket(many + 1)));

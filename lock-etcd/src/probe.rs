@@ -6,7 +6,7 @@ use crate::link::Link;
 
 /// What the server says of itself. (Whether it was started with `--unsafe-no-fsync` it does not say.)
 pub(crate) async fn probe(link: &Link) -> Result<Vec<Finding>> {
-    let status = link.call(|client| async move { client.maintenance_client().status().await }).await?;
+    let status = link.status().await?;
     Ok(version(status.version()).into_iter().collect())
 }
 

@@ -18,7 +18,7 @@ const AT_ONCE: i64 = 1_000;
 
 pub(crate) async fn queue(link: &Link, names: &Names, key: &LockKey) -> Result<Queue> {
     let (lock, look) = (names.lock(key), GetOptions::new().with_prefix());
-    let all = link.call(|client| async move { client.kv_client().get(lock, Some(look)).await }).await?;
+    let all = link.get(lock, look).await?;
     claim::queue(all.kvs()).map_err(|error| error.on(key))
 }
 
@@ -72,8 +72,7 @@ pub(crate) async fn list(link: &Link, names: &Names, query: &Query) -> Result<Pa
             .with_limit(AT_ONCE)
             .with_sort(SortTarget::Key, SortOrder::Ascend);
         let start = from.clone();
-        let found =
-            link.call(|client| async move { client.kv_client().get(start, Some(look)).await }).await?;
+        let found = link.get(start, look).await?;
         for kv in found.kvs() {
             let Some(key) = kv.key_str().ok().and_then(|name| names.key_of(name)) else { continue };
             if !query.matches(&key) || page.keys.last() == Some(&key) {

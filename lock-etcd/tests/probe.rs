@@ -9,7 +9,7 @@ use lock_core::{Connector, Finding, Severity, StoreUrl};
 use lock_etcd::EtcdConnector;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinSet;
 
 async fn findings(address: &str) -> Vec<Finding> {
     let mut url = StoreUrl::parse(&format!("etcd://{address}")).unwrap();
@@ -51,7 +51,7 @@ fn like(version: &str, other: &str) -> String {
 /// The way to a server, on which its version is told as another one.
 struct Renamed {
     address: SocketAddr,
-    task: AbortHandle,
+    _ways: JoinSet<()>,
 }
 
 impl Renamed {
@@ -60,20 +60,16 @@ impl Renamed {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (server, version, other) = (server.address(), version.to_owned(), other.to_owned());
-        let task: JoinHandle<()> = tokio::spawn(async move {
+        let mut ways = JoinSet::new();
+        ways.spawn(async move {
+            let mut open = JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.unwrap();
                 let server = TcpStream::connect(&server).await.unwrap();
-                tokio::spawn(pass(client, server, version.clone(), other.clone()));
+                open.spawn(pass(client, server, version.clone(), other.clone()));
             }
         });
-        Renamed { address, task: task.abort_handle() }
-    }
-}
-
-impl Drop for Renamed {
-    fn drop(&mut self) {
-        self.task.abort();
+        Renamed { address, _ways: ways }
     }
 }
 

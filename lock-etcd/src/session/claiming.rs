@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, Txn, TxnOp, TxnResponse};
+use etcd_client::{Txn, TxnOp, TxnResponse};
 use lock_core::table::Outcome;
 use lock_core::{Busy, Claim, Claimed, Effect, Error, ErrorKind, Reason, Result, Term};
 
@@ -15,14 +15,13 @@ use crate::failure::unexpected;
 use crate::lease::{self, Timed};
 use crate::link::Line;
 use crate::names;
-use crate::place::{Entered, Stands};
+use crate::place::{Entered, Remains, Stands};
 use crate::queue::Queue;
 
 /// A look, and the line over which it was made: who waits watches over the same one.
 pub(super) struct Looked {
     pub(super) seen: Seen,
     pub(super) line: Arc<Line>,
-    pub(super) client: Client,
 }
 
 impl Shared {
@@ -70,13 +69,13 @@ impl Shared {
         let mut answered = self.send(asked, asked.first()).await?;
         loop {
             let looked = match answered {
-                (Answer::Granted(revision), ..) => {
+                (Answer::Granted(revision), _) => {
                     if let (Some(timed), Some(time)) = (asked.timed, time) {
                         timed.last_for(&self.link, time).await?;
                     }
                     return self.granted(asked, revision);
                 }
-                (Answer::Queue(seen), line, client) => Looked { seen: lives(seen)?, line, client },
+                (Answer::Queue(seen), line) => Looked { seen: lives(seen)?, line },
             };
             if let Some(place) = looked.seen.queue.place(&asked.name) {
                 return self.stands_at(asked, place, looked, time).await;
@@ -175,24 +174,25 @@ impl Shared {
             // Best effort: it ends by itself.
             let _ = lease::revoke(&self.link, Timed::id_of(self.id, ticket)).await;
         }
-        self.has_left(&asked.claim.reference(), !may_arrive);
+        let remains = if may_arrive { Remains::Copy } else { Remains::Nothing };
+        self.has_left(&asked.claim.reference(), remains);
     }
 
     /// Sends what may make the claim. Without an answer it may still arrive, for as long as the session lives.
-    async fn send(&self, asked: &Asked<'_>, txn: Txn) -> Result<(Answer, Arc<Line>, Client)> {
+    async fn send(&self, asked: &Asked<'_>, txn: Txn) -> Result<(Answer, Arc<Line>)> {
         let ticket = asked.claim.ticket;
         self.places().sent(ticket);
         let sent = self.txn(txn).await;
         if sent.as_ref().err().is_none_or(|error| error.took_effect() == Effect::NotApplied) {
             self.places().answered(ticket);
         }
-        let (response, line, client): (TxnResponse, _, _) = sent?;
-        Ok((claim::answer(&response)?, line, client))
+        let (response, line): (TxnResponse, _) = sent?;
+        Ok((claim::answer(&response)?, line))
     }
 
     async fn look(&self, asked: &Asked<'_>) -> Result<Looked> {
-        let (response, line, client) = self.txn(asked.look()).await?;
-        Ok(Looked { seen: lives(claim::seen(&response)?)?, line, client })
+        let (response, line) = self.txn(asked.look()).await?;
+        Ok(Looked { seen: lives(claim::seen(&response)?)?, line })
     }
 
     fn is_unknown(&self, asked: &Asked<'_>) -> bool {

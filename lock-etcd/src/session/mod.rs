@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Client, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use lock_core::{
     BootTime, Certainty, Claim, ClaimRef, Claimed, Clock, Effect, Error, ErrorKind, Event, EventSink,
     FencingToken, HolderInfo, Opened, Proof, Reason, Released, Renewal, Result, Session, SessionId,
@@ -24,7 +24,7 @@ use crate::fence::Claimant;
 use crate::lease;
 use crate::link::{Line, Link};
 use crate::names::{self, Names};
-use crate::place::{Place, Places, Stands};
+use crate::place::{Place, Places, Remains, Stands};
 
 pub(crate) struct EtcdSession(Arc<Shared>);
 
@@ -52,9 +52,7 @@ impl EtcdSession {
         let granted = lease::open(link, options.ttl, lease).await?;
         let (name, info) = (names.session(options.id), options.info.encoded());
         let put = PutOptions::new().with_lease(lease);
-        link.call(|client| async move { client.kv_client().put(name, info, Some(put)).await })
-            .await
-            .map_err(or_lost)?;
+        link.txn(Txn::new().and_then(vec![TxnOp::put(name, info, Some(put))])).await.map_err(or_lost)?;
         let session = Arc::new(Shared {
             link: link.clone(),
             names: names.clone(),
@@ -158,25 +156,18 @@ impl Shared {
     }
 
     /// Whoever waits here for this one's place is told.
-    fn has_left(&self, claim: &ClaimRef, is_certain: bool) {
+    fn has_left(&self, claim: &ClaimRef, remains: Remains) {
         let next = {
             let mut places = self.places();
-            places.leave(claim.ticket, is_certain);
+            places.leave(claim.ticket, remains);
             places.next(&claim.key)
         };
         next.into_iter().for_each(|ticket| self.sink.send(Event::Recheck(ticket)));
     }
 
-    async fn txn(&self, txn: Txn) -> Result<(TxnResponse, Arc<Line>, Client)> {
+    async fn txn(&self, txn: Txn) -> Result<(TxnResponse, Arc<Line>)> {
         let before = self.link.revision();
-        let answered = self
-            .link
-            .on_line(|line, client| async move {
-                let response = client.kv_client().txn(txn).await?;
-                Ok((response, line, client))
-            })
-            .await
-            .map_err(or_lost)?;
+        let answered = self.link.txn(txn).await.map_err(or_lost)?;
         if let Some(header) = answered.0.header() {
             self.link.is_at(header.revision(), before);
         }

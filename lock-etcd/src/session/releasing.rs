@@ -1,37 +1,47 @@
 //! Giving back a hold, or a place in the queue.
 
-use etcd_client::{PutOptions, Txn, TxnOp, TxnOpResponse};
-use lock_core::{Certainty, ClaimRef, Event, Released, Result, Ticket};
+use etcd_client::{PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use lock_core::{Certainty, ClaimRef, Effect, Event, Released, Result, Ticket};
 
 use super::Shared;
 use crate::claim::{exists, is_made_at};
 use crate::lease::{self, Timed};
 use crate::names;
-use crate::place::Stands;
+use crate::place::{Remains, Stands};
 
 impl Shared {
     pub(super) async fn release(&self, claim: &ClaimRef, certainty: Certainty) -> Result<Released> {
         let Some(name) = self.name_of(claim) else { return Ok(self.give_up(claim, certainty)) };
         let given = self.given_back(claim);
         let ends_its_time = given.is_timed && !given.keeps_its_place;
-        let (is_certain, txn) = match given.made_at {
-            Some(revision) if certainty == Certainty::Settled && !given.may_arrive => {
-                let deletes = deletes(&name, claim.ticket, ends_its_time);
-                (true, Txn::new().when(vec![is_made_at(&name, revision)]).and_then(deletes))
+        let is_settled = certainty == Certainty::Settled && !given.may_arrive;
+        let (deleted, remains) = match given.made_at {
+            Some(_) if is_settled && !ends_its_time && !given.may_be_deleted => {
+                // The shortest way. Sent again it could delete the next claim under this name, and so it is sent once.
+                self.places().deletes(claim.ticket);
+                let answered = self.link.delete(name).await;
+                if answered.as_ref().err().is_some_and(|error| error.took_effect() == Effect::NotApplied) {
+                    self.of(claim.ticket, |place| place.may_be_deleted = false);
+                }
+                (answered?, Remains::Nothing)
             }
-            _ => (false, self.withdrawal(&name, deletes(&name, claim.ticket, ends_its_time))),
+            Some(revision) if is_settled => {
+                let deletes = deletes(&name, claim.ticket, ends_its_time);
+                let txn = Txn::new().when(vec![is_made_at(&name, revision)]).and_then(deletes);
+                let remains = if given.may_be_deleted { Remains::Deletion } else { Remains::Nothing };
+                (deleted(&self.txn(txn).await?.0), remains)
+            }
+            _ => {
+                let txn = self.withdrawal(&name, deletes(&name, claim.ticket, ends_its_time));
+                (deleted(&self.txn(txn).await?.0), Remains::Copy)
+            }
         };
-        let (response, ..) = self.txn(txn).await?;
-        let deleted = response.op_responses().into_iter().find_map(|response| match response {
-            TxnOpResponse::Delete(deleted) => Some(deleted.deleted()),
-            _ => None,
-        });
         if ends_its_time {
             // Best effort: it ends by itself.
             let _ = lease::revoke(&self.link, Timed::id_of(self.id, claim.ticket)).await;
         }
-        self.has_left(claim, is_certain);
-        Ok(if deleted.unwrap_or(0) > 0 { Released::Done } else { Released::Gone })
+        self.has_left(claim, remains);
+        Ok(if deleted > 0 { Released::Done } else { Released::Gone })
     }
 
     /// It was never sent, or has gone.
@@ -62,7 +72,8 @@ impl Shared {
             Stands::Waits(revision) => (Some(revision), false),
             Stands::Unknown => (None, false),
         };
-        GivenBack { made_at, keeps_its_place, is_timed: place.is_timed, may_arrive }
+        let (is_timed, may_be_deleted) = (place.is_timed, place.may_be_deleted);
+        GivenBack { made_at, keeps_its_place, is_timed, may_arrive, may_be_deleted }
     }
 }
 
@@ -72,6 +83,15 @@ pub(super) fn deletes(name: &str, ticket: Ticket, ends_its_time: bool) -> Vec<Tx
     [Some(name.to_owned()), companion].into_iter().flatten().map(|name| TxnOp::delete(name, None)).collect()
 }
 
+/// How many keys the first deletion of a transaction has found.
+fn deleted(response: &TxnResponse) -> i64 {
+    let deleted = response.op_responses().into_iter().find_map(|response| match response {
+        TxnOpResponse::Delete(deleted) => Some(deleted.deleted()),
+        _ => None,
+    });
+    deleted.unwrap_or(0)
+}
+
 #[derive(Default)]
 struct GivenBack {
     made_at: Option<i64>,
@@ -79,4 +99,5 @@ struct GivenBack {
     keeps_its_place: bool,
     is_timed: bool,
     may_arrive: bool,
+    may_be_deleted: bool,
 }

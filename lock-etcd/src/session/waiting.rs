@@ -15,9 +15,12 @@ use crate::place::Stands;
 use crate::queue::{Obstacle, Watched};
 use crate::watch::{News, Range, Tell};
 
-/// Whoever is the first that waits asks again after so long, and then tells the holders that he waits.
-const FIRST_LOOK: Duration = Duration::from_millis(500);
-/// And after so long each further time.
+/// Whoever is the first that waits asks again after so long: a watch that began while something was written elsewhere may be
+/// served up to a tenth of a second late.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// After so long he tells the holders that he waits.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// And again after so long each further time.
 const LATER_LOOKS: Duration = Duration::from_secs(10);
 
 impl Shared {
@@ -27,7 +30,7 @@ impl Shared {
         place: usize,
         looked: Looked,
     ) -> Result<Claimed> {
-        let Looked { seen, line, client } = looked;
+        let Looked { seen, line } = looked;
         let queue = &seen.queue;
         let (ticket, own, now) = (asked.claim.ticket, &queue.entries()[place], self.now());
         let is_first = queue.holders() == place;
@@ -48,19 +51,16 @@ impl Shared {
             let left = Left::new(obstacle, seen.revision);
             let tell = self.tell(ticket, own.revision, left.clone());
             let (name, is_prefix) = (watched.name().to_owned(), matches!(watched, Watched::All(_)));
-            let watch = line.watches.watch(
-                &client,
-                Range { name: name.clone(), is_prefix, only_gone: true },
-                tell,
-            )?;
+            let watch = line.watch(Range { name: name.clone(), is_prefix, only_gone: true }, tell)?;
             self.of(ticket, |place| place.ahead = Some(Ahead::new(name, left, watch)));
         }
         let recheck_in = match is_first_for.flatten() {
             _ if is_overtaken == Some(true) => Some(Duration::ZERO),
-            Some(time) if time >= FIRST_LOOK => {
+            Some(time) if time >= PATIENCE => {
                 self.tell_holders(&asked.claim.key, queue).await;
                 Some(LATER_LOOKS)
             }
+            Some(time) if time >= FIRST_LOOK => Some(PATIENCE.saturating_sub(time)),
             Some(time) => Some(FIRST_LOOK.saturating_sub(time)),
             None => None,
         };
@@ -117,8 +117,7 @@ impl Shared {
             return Ok(Claimed::Queued { recheck_in: None, busy: Busy::new() });
         }
         let (lock, look) = (self.names.lock(&claim.key), GetOptions::new().with_prefix());
-        let all =
-            self.link.call(|client| async move { client.kv_client().get(lock, Some(look)).await }).await?;
+        let all = self.link.get(lock, look).await?;
         Ok(Claimed::Busy(busy(&claim::queue(all.kvs())?)))
     }
 }

@@ -57,10 +57,10 @@ impl Shared {
     /// Hears of the session's end, and of who waits. What was said while nobody heard it is said again by whoever goes on waiting;
     /// the end is found by the next renewal.
     pub(super) async fn listen(self: &Arc<Shared>) -> Result<()> {
-        let (line, client) = self.link.line().await?;
+        let line = self.link.line().await?;
         let watch = |name, tell: Tell| {
             let range = Range { name, is_prefix: false, only_gone: false };
-            line.watches.watch(&client, range, tell)
+            line.watch(range, tell)
         };
         let heard = vec![
             watch(
