@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use lock_core::{BootTime, Certainty, Claim, ClaimRef, LockKey, Permit, Term, Ticket};
+use lock_core::{BootTime, Certainty, Claim, ClaimRef, LockKey, Term, Ticket};
 
 use crate::ahead::Ahead;
 
@@ -28,7 +28,6 @@ pub(crate) struct Places {
 pub(crate) struct Place {
     pub(crate) key: LockKey,
     pub(crate) slot: u32,
-    pub(crate) permit: Permit,
     pub(crate) stands: Stands,
     pub(crate) at_least: Duration,
     /// It is to have a lease of its own when it holds.
@@ -81,9 +80,6 @@ struct Slots {
     /// Names under which a late copy could still appear.
     burnt: BTreeSet<u32>,
     waiting: VecDeque<Ticket>,
-    /// One of the session's own claims was made at this revision and has held the whole lock: nothing that was made before it is
-    /// there any more, or ever again.
-    cleared: i64,
 }
 
 impl Places {
@@ -118,7 +114,6 @@ impl Places {
         let place = Place {
             key: claim.key.clone(),
             slot,
-            permit: claim.permit,
             stands: Stands::Unknown,
             at_least,
             is_timed,
@@ -168,16 +163,6 @@ impl Places {
         if !matches!(place.stands, Stands::Holds(..)) {
             place.stands = Stands::Holds(revision, now);
         }
-        if place.permit.weight() == place.permit.capacity()
-            && let Some(slots) = self.locks.get_mut(&place.key)
-        {
-            slots.cleared = slots.cleared.max(revision);
-        }
-    }
-
-    /// Whether nothing is left of what was made before this revision.
-    pub(crate) fn is_clear_before(&self, key: &LockKey, revision: i64) -> bool {
-        self.locks.get(key).is_some_and(|slots| slots.cleared >= revision)
     }
 
     /// Whether a claim waits here, and has never been sent.
@@ -246,7 +231,7 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lock_core::Mode;
+    use lock_core::{Mode, Permit};
 
     fn key() -> LockKey {
         LockKey::new("k").unwrap()

@@ -4,7 +4,7 @@
 //! goes on holding for as long as its key is there; the order of the keys' making is the order of the grants, and the revision
 //! of its making is a claim's token.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use lock_core::Permit;
 
@@ -19,27 +19,13 @@ pub(crate) struct Queue {
 /// What is in the way of a claim that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Obstacle {
-    pub(crate) watched: Watched,
     /// What of it counts, each with its weight.
-    pub(crate) before: Vec<(String, u32)>,
+    pub(crate) before: HashMap<String, u32>,
     /// How much of that has to go.
     pub(crate) surplus: u64,
-    /// When the last of it was made.
-    pub(crate) at: i64,
-    /// Nothing else is before the claim.
-    pub(crate) is_only: bool,
-    /// Whether the end of it is the grant, if nothing else is left: nothing takes the place of what goes, and the grant needs no
+    /// Whether that is the grant: nothing else is before the claim, nothing takes the place of what goes, and the grant needs no
     /// further step.
     pub(crate) grants: bool,
-}
-
-/// Which news a waiter needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Watched {
-    /// Of the one key before it that keeps it out: whoever waits for a release is then told by that one alone.
-    Key(String),
-    /// Of all the lock's keys: any of them may make room.
-    All(String),
 }
 
 impl Queue {
@@ -87,44 +73,36 @@ impl Queue {
         before.first().map(|entry| entry.permit.capacity()).filter(|&capacity| capacity != permit.capacity())
     }
 
-    /// What is in the way of a claim that does not hold. `lock`: what all names of the lock begin with.
-    pub(crate) fn obstacle(&self, place: usize, lock: &str) -> Obstacle {
+    /// Of how many sessions there are claims.
+    pub(crate) fn sessions(&self) -> usize {
+        self.entries.iter().map(|entry| entry.session).collect::<HashSet<_>>().len()
+    }
+
+    /// What is in the way of a claim that does not hold: all before it.
+    pub(crate) fn obstacle(&self, place: usize) -> Obstacle {
+        let (before, own) = (&self.entries[..place], &self.entries[place]);
+        let weight = self.weight_before(place) + u64::from(own.permit.weight());
+        Obstacle {
+            before: before.iter().map(|entry| (entry.name.clone(), entry.permit.weight())).collect(),
+            surplus: weight.saturating_sub(u64::from(own.permit.capacity())),
+            grants: own.kind == Kind::Session && before.iter().all(|entry| entry.kind != Kind::AtLeast),
+        }
+    }
+
+    /// The last one before it that it cannot hold beside, if there is one: until that has gone nothing changes for it.
+    pub(crate) fn excluder(&self, place: usize) -> Option<(String, Obstacle)> {
         let (before, own) = (&self.entries[..place], &self.entries[place]);
         let capacity = u64::from(own.permit.capacity());
         let excludes =
             |entry: &&Entry| u64::from(entry.permit.weight()) + u64::from(own.permit.weight()) > capacity;
-        match before.iter().rev().find(excludes) {
-            Some(entry) => Obstacle {
-                watched: Watched::Key(entry.name.clone()),
-                before: vec![(entry.name.clone(), 1)],
-                surplus: 1,
-                at: entry.revision,
-                is_only: place == 1,
-                grants: before.last() == Some(entry)
-                    && entry.kind != Kind::AtLeast
-                    && own.kind == Kind::Session,
-            },
-            None => Obstacle {
-                watched: Watched::All(lock.to_owned()),
-                before: before.iter().map(|entry| (entry.name.clone(), entry.permit.weight())).collect(),
-                surplus: self.weight_before(place) + u64::from(own.permit.weight()) - capacity,
-                at: before.last().map_or(0, |entry| entry.revision),
-                is_only: false,
-                grants: false,
-            },
-        }
+        let name = &before.iter().rev().find(excludes)?.name;
+        let before = HashMap::from([(name.clone(), 1)]);
+        let grants = place == 1 && self.obstacle(place).grants;
+        Some((name.clone(), Obstacle { before, surplus: 1, grants }))
     }
 
     fn weight_before(&self, place: usize) -> u64 {
         self.entries[..place].iter().map(|entry| u64::from(entry.permit.weight())).sum()
-    }
-}
-
-impl Watched {
-    pub(crate) fn name(&self) -> &str {
-        match self {
-            Watched::Key(name) | Watched::All(name) => name,
-        }
     }
 }
 
@@ -162,11 +140,9 @@ mod tests {
         let queue = queue(&[of_three(1), of_three(1), of_three(2), of_three(1)]);
         assert_eq!(queue.holders(), 2);
         assert!(!queue.has_room_for(of_three(1)), "nobody overtakes");
-        let obstacle = queue.obstacle(2, "k/");
-        assert_eq!(
-            (obstacle.watched, obstacle.surplus, obstacle.before.len()),
-            (Watched::All("k/".into()), 1, 2)
-        );
+        let obstacle = queue.obstacle(2);
+        assert_eq!((obstacle.surplus, obstacle.before.len(), obstacle.grants), (1, 2, true));
+        assert_eq!(queue.obstacle(3).surplus, 2);
     }
 
     #[test]
@@ -174,11 +150,11 @@ mod tests {
         let queue = queue(&[Permit::READER, Permit::WRITER, Permit::READER, Permit::READER]);
         assert_eq!(queue.holders(), 1);
         for reader in [2, 3] {
-            let obstacle = queue.obstacle(reader, "k/");
-            assert_eq!(obstacle.watched, Watched::Key("k/2".into()));
-            assert_eq!(obstacle.grants, reader == 2, "the other has a reader before it");
+            let (name, obstacle) = queue.excluder(reader).unwrap();
+            assert_eq!((name.as_str(), obstacle.grants), ("k/2", false), "there are others before it");
         }
-        assert_eq!(queue.obstacle(1, "k/").watched, Watched::Key("k/1".into()));
+        let (name, obstacle) = queue.excluder(1).unwrap();
+        assert_eq!((name.as_str(), obstacle.grants), ("k/1", true));
     }
 
     #[test]
@@ -188,7 +164,10 @@ mod tests {
         let waiter = entry(9, Permit::MUTEX, Kind::Session);
         let queue = Queue::new(vec![waiter.clone(), companion.clone(), claim.clone()]);
         assert_eq!(queue.entries(), [claim, waiter.clone()]);
-        assert!(!queue.obstacle(1, "k/").grants, "its companion takes its place");
+        assert!(
+            !queue.obstacle(1).grants && !queue.excluder(1).unwrap().1.grants,
+            "its companion takes its place"
+        );
         let next_in_its_slot = Entry { name: "k/5".into(), ..waiter };
         let queue = Queue::new(vec![next_in_its_slot.clone(), companion.clone()]);
         assert_eq!(queue.entries(), [companion, next_in_its_slot]);

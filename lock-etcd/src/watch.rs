@@ -23,8 +23,8 @@ pub(crate) enum News<'a> {
     Begun { revision: i64 },
     /// This key was written.
     Written { value: &'a str },
-    /// This key has gone.
-    Gone { name: &'a str },
+    /// This key has gone, at this revision.
+    Gone { name: &'a str, revision: i64 },
     /// Nothing more will come: whatever was watched for may have happened.
     Broken,
 }
@@ -132,16 +132,6 @@ impl Watch {
     /// Whether news may still come.
     pub(crate) fn is_alive(&self) -> bool {
         self.alive.load(Ordering::SeqCst) && !self.closed.load(Ordering::SeqCst)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn for_tests() -> Watch {
-        Watch {
-            id: 0,
-            orders: unbounded_channel().0,
-            alive: Arc::new(AtomicBool::new(true)),
-            closed: Arc::default(),
-        }
     }
 }
 
@@ -258,7 +248,7 @@ fn told(response: &WatchResponse, ears: &mut HashMap<i64, Ear>) {
         let (Ok(name), Ok(value)) = (kv.key_str(), kv.value_str()) else { continue };
         match event.event_type() {
             EventType::Put => tell(News::Written { value }),
-            EventType::Delete => tell(News::Gone { name }),
+            EventType::Delete => tell(News::Gone { name, revision: kv.mod_revision() }),
         }
     }
 }

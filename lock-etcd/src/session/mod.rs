@@ -5,6 +5,7 @@ mod releasing;
 mod waiting;
 mod wishes;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,11 +14,12 @@ use async_trait::async_trait;
 use etcd_client::{KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use lock_core::{
     BootTime, Certainty, Claim, ClaimRef, Claimed, Clock, Effect, Error, ErrorKind, Event, EventSink,
-    FencingToken, HolderInfo, Opened, Proof, Reason, Released, Renewal, Result, Session, SessionId,
+    FencingToken, HolderInfo, LockKey, Opened, Proof, Reason, Released, Renewal, Result, Session, SessionId,
     SessionOptions, Standing, SystemClock, Ticket,
 };
 
 use self::wishes::Wishes;
+use crate::ahead::Hearing;
 use crate::claim;
 use crate::failure::{is_lease_gone, unexpected};
 use crate::fence::Claimant;
@@ -38,6 +40,8 @@ struct Shared {
     sink: Arc<EventSink>,
     clock: SystemClock,
     places: Mutex<Places>,
+    /// Watches over whole locks, and whether each was used of late.
+    hearings: Mutex<HashMap<LockKey, (Arc<Hearing>, bool)>>,
     wishes: Wishes,
 }
 
@@ -62,6 +66,7 @@ impl EtcdSession {
             sink: Arc::new(sink),
             clock: SystemClock::new(),
             places: Mutex::default(),
+            hearings: Mutex::default(),
             wishes: Wishes::default(),
         });
         link.listen(&session.sink);
@@ -90,6 +95,7 @@ impl Session for EtcdSession {
         if found.next().flatten().is_none() {
             return Err(Error::session_lost(Reason::SessionEnded));
         }
+        shared.forget_idle_hearings();
         if !shared.wishes.are_heard() {
             shared.listen().await?;
         }
@@ -180,6 +186,10 @@ impl Shared {
 
     fn now(&self) -> BootTime {
         self.clock.boot()
+    }
+
+    fn hearings(&self) -> MutexGuard<'_, HashMap<LockKey, (Arc<Hearing>, bool)>> {
+        self.hearings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {

@@ -4,16 +4,17 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use etcd_client::GetOptions;
-use lock_core::{Busy, Claim, Claimed, Event, Result, Ticket};
+use lock_core::{Busy, Claim, Claimed, Event, LockKey, Result, Ticket};
 
 use super::Shared;
 use super::claiming::{Looked, busy};
-use crate::ahead::{Ahead, Left};
+use crate::ahead::{Ahead, Hearing, Told};
 use crate::claim::{self, Asked};
+use crate::link::Line;
 use crate::names;
 use crate::place::Stands;
-use crate::queue::{Obstacle, Watched};
-use crate::watch::{News, Range, Tell};
+use crate::queue::Queue;
+use crate::watch::Range;
 
 /// Whoever is the first that waits asks again after so long: a watch that began while something was written elsewhere may be
 /// served up to a tenth of a second late.
@@ -23,6 +24,12 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// And again after so long each further time.
 const LATER_LOOKS: Duration = Duration::from_secs(10);
 
+/// Up to so many sessions that want a lock are all told of each claim that goes; where there are more, each waits for the one
+/// before it, and a release tells that one alone.
+const FEW: usize = 32;
+/// And so many claims before one are counted.
+const FEW_CLAIMS: usize = 256;
+
 impl Shared {
     pub(super) async fn waits(
         self: &Arc<Shared>,
@@ -30,32 +37,17 @@ impl Shared {
         place: usize,
         looked: Looked,
     ) -> Result<Claimed> {
-        let Looked { seen, line } = looked;
-        let queue = &seen.queue;
+        let queue = &looked.seen.queue;
         let (ticket, own, now) = (asked.claim.ticket, &queue.entries()[place], self.now());
         let is_first = queue.holders() == place;
-        let obstacle = queue.obstacle(place, &asked.lock);
-        let watched = obstacle.watched.clone();
         let is_first_for = self.of(ticket, |place| {
             place.stands = Stands::Waits(own.revision);
             place.first_since = is_first.then(|| place.first_since.unwrap_or(now));
             place.first_since.map(|since| now.since(since))
         });
-        let is_overtaken = self
-            .of(ticket, |place| {
-                let ahead = place.ahead.as_ref().filter(|ahead| ahead.is_for(watched.name()));
-                ahead.map(|ahead| ahead.look(obstacle.clone(), seen.revision))
-            })
-            .flatten();
-        if is_overtaken.is_none() {
-            let left = Left::new(obstacle, seen.revision);
-            let tell = self.tell(ticket, own.revision, left.clone());
-            let (name, is_prefix) = (watched.name().to_owned(), matches!(watched, Watched::All(_)));
-            let watch = line.watch(Range { name: name.clone(), is_prefix, only_gone: true }, tell)?;
-            self.of(ticket, |place| place.ahead = Some(Ahead::new(name, left, watch)));
-        }
+        let has_to_look = self.hear(asked, queue, place, &looked)?;
         let recheck_in = match is_first_for.flatten() {
-            _ if is_overtaken == Some(true) => Some(Duration::ZERO),
+            _ if has_to_look => Some(Duration::ZERO),
             Some(time) if time >= PATIENCE => {
                 self.tell_holders(&asked.claim.key, queue).await;
                 Some(LATER_LOOKS)
@@ -67,41 +59,91 @@ impl Shared {
         Ok(Claimed::Queued { recheck_in, busy: busy(queue) })
     }
 
-    /// What the watch of a waiting claim does with its news. It does not keep the session.
-    fn tell(self: &Arc<Shared>, ticket: Ticket, own: i64, left: Arc<Left>) -> Tell {
-        let this = Arc::downgrade(self);
-        Arc::new(move |news| {
-            let Some(this) = Weak::upgrade(&this) else { return };
-            match news {
-                News::Gone { name } => {
-                    if let Some(obstacle) = left.gone(name) {
-                        this.is_out_of_the_way(ticket, own, &obstacle);
-                    }
-                }
-                News::Begun { revision } if !left.begun(revision) => {}
-                News::Begun { .. } | News::Written { .. } | News::Broken => {
-                    this.sink.send(Event::Recheck(ticket));
-                }
+    /// Makes sure that the claim hears of what is in its way. Whether it has to look again at once.
+    fn hear(
+        self: &Arc<Shared>,
+        asked: &Asked<'_>,
+        queue: &Queue,
+        place: usize,
+        looked: &Looked,
+    ) -> Result<bool> {
+        let (ticket, own, at) = (asked.claim.ticket, queue.entries()[place].revision, looked.seen.revision);
+        let lone = (queue.sessions() > FEW || place > FEW_CLAIMS).then(|| queue.excluder(place)).flatten();
+        let (name, obstacle) = match &lone {
+            Some((name, obstacle)) => (name, obstacle.clone()),
+            None => (&asked.lock, queue.obstacle(place)),
+        };
+        let heard = self.of(ticket, |place| {
+            let ahead = place.ahead.as_ref().filter(|ahead| ahead.hears(name))?;
+            Some(ahead.wait(own, obstacle.clone(), at))
+        });
+        if let Some(has_to_look) = heard.flatten() {
+            return Ok(has_to_look);
+        }
+        let hearing = match lone {
+            Some((name, _)) => {
+                let range = Range { name, is_prefix: false, only_gone: true };
+                Arc::new(Hearing::begin(&looked.line, range, self.tell())?)
             }
-        })
+            None => self.hearing_of_lock(&asked.claim.key, &asked.lock, &looked.line)?,
+        };
+        let ahead = Ahead::new(hearing, ticket);
+        let has_to_look = ahead.wait(own, obstacle, at);
+        self.of(ticket, |place| place.ahead = Some(ahead));
+        Ok(has_to_look)
     }
 
-    /// What was in the way of a claim that was made at this revision has gone.
+    /// The watch over all claims of a lock, which all that wait for it share.
+    fn hearing_of_lock(self: &Arc<Shared>, key: &LockKey, lock: &str, line: &Line) -> Result<Arc<Hearing>> {
+        let mut hearings = self.hearings();
+        if let Some((hearing, is_used)) = hearings.get_mut(key)
+            && hearing.is_alive()
+        {
+            *is_used = true;
+            return Ok(hearing.clone());
+        }
+        let range = Range { name: lock.to_owned(), is_prefix: true, only_gone: true };
+        let hearing = Arc::new(Hearing::begin(line, range, self.tell())?);
+        hearings.insert(key.clone(), (hearing.clone(), true));
+        Ok(hearing)
+    }
+
+    /// Ends the watches that nobody has needed since the last time. They are kept for a while, as who has just had a lock often
+    /// wants it again.
+    pub(super) fn forget_idle_hearings(&self) {
+        self.hearings().retain(|_, (hearing, is_used)| {
+            hearing.is_alive() && (std::mem::take(is_used) || !hearing.is_idle())
+        });
+    }
+
+    /// What the watches do with their news. They do not keep the session.
+    fn tell(self: &Arc<Shared>) -> impl Fn(Told) + Send + Sync + 'static {
+        let this = Arc::downgrade(self);
+        move |told| {
+            let Some(this) = Weak::upgrade(&this) else { return };
+            match told {
+                Told::OutOfTheWay { ticket, own, obstacle } => {
+                    this.is_out_of_the_way(ticket, own, obstacle.grants);
+                }
+                Told::AskAgain(ticket) => this.sink.send(Event::Recheck(ticket)),
+            }
+        }
+    }
+
+    /// What was in the way of a claim that was made at this revision has gone. That is the grant, if it `grants`.
     ///
-    /// Invariant: it holds by that alone only if nothing else can be before it. A claim cannot appear before another one, so it
-    /// is enough to know of each that was there that it has gone.
-    fn is_out_of_the_way(&self, ticket: Ticket, revision: i64, obstacle: &Obstacle) {
+    /// Invariant: a claim cannot appear before another one. So it is enough to know of all that were there that so many have gone.
+    fn is_out_of_the_way(&self, ticket: Ticket, revision: i64, grants: bool) {
         let name = {
             let mut places = self.places();
             let Some(place) = places.of(ticket).filter(|place| place.stands == Stands::Waits(revision))
             else {
                 return;
             };
-            let (key, slot) = (place.key.clone(), place.slot);
-            let is_next = obstacle.is_only || places.is_clear_before(&key, obstacle.at);
-            (obstacle.grants && is_next).then(|| {
+            let name = names::claim(&self.names.lock(&place.key), self.lease, place.slot);
+            grants.then(|| {
                 places.holds(ticket, revision, self.now());
-                names::claim(&self.names.lock(&key), self.lease, slot)
+                name
             })
         };
         let granted = name.and_then(|name| self.grant(name, revision).ok());
