@@ -274,10 +274,19 @@ async fn ten_thousand_cycles_leave_nothing(scene: Scene) -> Verdict {
         without_panic(worked)??;
     }
     drop(working);
-    let settled = async || Ok(counted().await? == before);
+    // Less is no leak: something may have been under way when it was counted before, such as a renewal.
+    let leaves = |now: &(Option<usize>, usize, Option<usize>)| {
+        now.0 > before.0 || now.1 > before.1 || now.2 > before.2
+    };
+    let settled = async || Ok(!leaves(&counted().await?));
     // Whether it came to that is said below, with what it came to.
-    let _ = scene.until(Duration::from_secs(5), "everything as before", settled).await;
-    expect_eq("descriptors, tasks and what the store keeps, five seconds later", counted().await?, before)?;
+    let _ = scene.until(Duration::from_secs(5), "no more than before", settled).await;
+    let now = counted().await?;
+    expect(
+        !leaves(&now),
+        format_args!("no more descriptors, tasks and keys than {before:?}, five seconds later"),
+        format_args!("{now:?}"),
+    )?;
     let page = client.list("", None, 100).await?;
     expect(page.keys.is_empty(), "no key that is held or waited for", format_args!("{:?}", page.keys))
 }
