@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::case::cases;
 use crate::history::{FencedRegister, Judgement, Recorder, sweep};
 use crate::scene::{LONG, SOON, Scene, without_panic};
-use crate::verdict::{Failure, Verdict, expect, expect_eq};
+use crate::verdict::{Failure, Verdict, expect};
 use lock_core::testing::{Fault, Wire};
 
 cases! { "load":
