@@ -129,7 +129,14 @@ pub(crate) fn answer(response: &TxnResponse) -> Result<Answer> {
     seen(response).map(Answer::Queue)
 }
 
-/// And to one that looks.
+/// When it was made, if it was made by this transaction: known also where the rest of the answer cannot be read.
+pub(crate) fn made_at(response: &TxnResponse) -> Option<i64> {
+    let took_a_place = |part: TxnOpResponse| matches!(part, TxnOpResponse::Txn(nested) if nested.succeeded());
+    let is_made = response.succeeded() || response.op_responses().into_iter().any(took_a_place);
+    is_made.then(|| revision_of(response).ok()).flatten()
+}
+
+/// And to one that only looks.
 pub(crate) fn seen(response: &TxnResponse) -> Result<Seen> {
     let mut gets = response.op_responses().into_iter().filter_map(|response| match response {
         TxnOpResponse::Get(get) => Some(get),

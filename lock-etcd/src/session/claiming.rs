@@ -50,7 +50,9 @@ impl Shared {
         if !matches!(claimed, Ok(Claimed::Granted { .. } | Claimed::Queued { .. })) {
             self.was_not_made(&asked, &claimed).await;
         }
-        claimed
+        // What is in the store is to be released, whatever went wrong after it was made.
+        let is_left = !self.is_unknown(&asked);
+        claimed.map_err(|error| if is_left { error.effect(Effect::Unknown) } else { error })
     }
 
     /// Asks until the answer is certain.
@@ -179,6 +181,8 @@ impl Shared {
     }
 
     /// Sends what may make the claim. Without an answer it may still arrive, for as long as the session lives.
+    ///
+    /// That it was made is noted at once: whatever goes wrong from here on, it is there, and has to be given back.
     async fn send(&self, asked: &Asked<'_>, txn: Txn) -> Result<(Answer, Arc<Line>)> {
         let ticket = asked.claim.ticket;
         self.places().sent(ticket);
@@ -187,6 +191,9 @@ impl Shared {
             self.places().answered(ticket);
         }
         let (response, line): (TxnResponse, _) = sent?;
+        if let Some(revision) = claim::made_at(&response) {
+            self.of(ticket, |place| place.stands = Stands::Waits(revision));
+        }
         Ok((claim::answer(&response)?, line))
     }
 

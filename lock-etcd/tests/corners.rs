@@ -1,0 +1,175 @@
+//! Corners: what a lock in etcd must not do, where the way there is narrow.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use lock_conformance::servers::{Etcd, EtcdSetup};
+use lock_core::{
+    AcquireOptions, Backend, Certainty, Claim, Claimed, Clock, Connector, Domain, Effect, ErrorKind, Event,
+    EventSink, HolderInfo, LockClient, LockKey, Mode, Permit, Released, Result, Session, SessionId,
+    SessionOptions, Standing, StoreUrl, SystemClock, Term, Ticket,
+};
+use lock_etcd::EtcdConnector;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+const TTL: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// So many of one session's claims of one lock wait in the store at once.
+const CONTENDERS: u64 = 64;
+
+/// A session without an engine, and what it is told.
+struct Peer {
+    session: Arc<dyn Session>,
+    events: UnboundedReceiver<Event>,
+}
+
+impl Peer {
+    async fn of(backend: &Arc<dyn Backend>) -> Peer {
+        let (send, events) = unbounded_channel();
+        let sink = EventSink::new(move |event| drop(send.send(event)));
+        let id = SessionId::random().unwrap();
+        let options = SessionOptions::new(id, Domain(0), TTL, HolderInfo::new(1));
+        Peer { session: backend.open(&options, sink).await.unwrap().session, events }
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed> {
+        self.session.claim(claim).await
+    }
+
+    async fn release(&self, claim: &Claim, certainty: Certainty) -> Released {
+        self.session.release(&claim.reference(), certainty).await.unwrap()
+    }
+
+    async fn event(&mut self) -> Event {
+        within("an event", self.events.recv()).await.unwrap()
+    }
+
+    /// As an engine does: claims again whenever it is told to.
+    async fn granted(&mut self, claim: &Claim) {
+        loop {
+            match self.event().await {
+                Event::Granted { ticket, .. } if ticket == claim.ticket => return,
+                Event::Recheck(ticket) if ticket == claim.ticket => {
+                    if is_granted(&self.claim(claim).await.unwrap()) {
+                        return;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn waits(&self, claim: &Claim) {
+        let claimed = self.claim(claim).await.unwrap();
+        assert!(matches!(claimed, Claimed::Queued { .. }), "{claimed:?}");
+    }
+
+    async fn holds(&self, claim: &Claim) {
+        let claimed = self.claim(claim).await.unwrap();
+        assert!(is_granted(&claimed), "{claimed:?}");
+    }
+}
+
+fn is_granted(claimed: &Claimed) -> bool {
+    matches!(claimed, Claimed::Granted { .. })
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match lock_core::within(&SystemClock::new(), PATIENCE, future).await {
+        Some(done) => done,
+        None => panic!("not within {PATIENCE:?}: {what}"),
+    }
+}
+
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    within(what, async {
+        while !is_so().await {
+            SystemClock::new().sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// Lets a future go on until it has to wait.
+async fn step<T>(future: &mut Pin<Box<impl Future<Output = T> + ?Sized>>) {
+    poll_fn(|context| {
+        assert!(future.as_mut().poll(context).is_pending(), "it has not waited");
+        Poll::Ready(())
+    })
+    .await;
+}
+
+async fn backend(server: &Etcd) -> Arc<dyn Backend> {
+    let mut url = StoreUrl::parse(&format!("etcd://{}", server.address())).unwrap();
+    EtcdConnector::new().connect(&mut url).await.unwrap()
+}
+
+async fn client(server: &Etcd) -> LockClient {
+    LockClient::builder(backend(server).await).build().unwrap()
+}
+
+fn key() -> LockKey {
+    LockKey::new("k").unwrap()
+}
+
+fn mutex(ticket: u64) -> Claim {
+    Claim::new(key(), Ticket(ticket), Mode::Exclusive, Permit::MUTEX)
+}
+
+fn at_least(ticket: u64, time: Duration) -> Claim {
+    mutex(ticket).term(Term::Session { at_least: time })
+}
+
+#[tokio::test]
+async fn a_claim_whose_queue_cannot_be_read_is_taken_back() {
+    let server = Etcd::start().await.unwrap();
+    let backend = backend(&server).await;
+    let (one, other) = (Peer::of(&backend).await, Peer::of(&backend).await);
+    server.put("fencepost/l/k/damage", "nothing of ours").await.unwrap();
+    let error = one.claim(&mutex(1).waiting(true)).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Damaged);
+    assert_eq!(error.took_effect(), Effect::Unknown, "it is there: whoever asked has to release it");
+    assert_eq!(one.release(&mutex(1), Certainty::MaybeInFlight).await, Released::Done);
+    server.delete("fencepost/l/k/damage").await.unwrap();
+    other.holds(&mutex(2)).await;
+}
+
+#[tokio::test]
+async fn a_grant_whose_time_cannot_be_begun_is_taken_back() {
+    let server = Etcd::start().await.unwrap();
+    let backend = backend(&server).await;
+    let (one, other) = (Peer::of(&backend).await, Peer::of(&backend).await);
+    let before = server.leases().await.unwrap();
+    let claim = at_least(1, TTL);
+    let mut claiming = Box::pin(one.claim(&claim));
+    step(&mut claiming).await;
+    let timed = new_lease(&server, &before).await;
+    // So late that its time has to begin again.
+    SystemClock::new().sleep(Duration::from_millis(1_500)).await;
+    until("the claim is there", async || {
+        step(&mut claiming).await;
+        server.keys("fencepost/l/k/").await.unwrap() > 0
+    })
+    .await;
+    server.revoke(timed).await.unwrap();
+    let error = claiming.await.unwrap_err();
+    assert!(!matches!(error.kind(), ErrorKind::SessionLost(_)), "{error}");
+    assert_eq!(one.release(&claim, Certainty::MaybeInFlight).await, Released::Done);
+    other.holds(&mutex(2)).await;
+}
+
+async fn new_lease(server: &Etcd, before: &[i64]) -> i64 {
+    let mut found = None;
+    until("another lease", async || {
+        let leases = server.leases().await.unwrap();
+        found = leases.into_iter().find(|lease| !before.contains(lease));
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
