@@ -173,3 +173,65 @@ async fn new_lease(server: &Etcd, before: &[i64]) -> i64 {
     .await;
     found.unwrap()
 }
+
+/// Their holders may be in other processes, so that no session hears of their end.
+#[tokio::test]
+async fn detached_holds_take_no_room_when_they_are_over() {
+    let server = Etcd::start().await.unwrap();
+    let client = client(&server).await;
+    let lock = client.mutex("k").unwrap();
+    for _ in 0..2 * CONTENDERS {
+        let options = AcquireOptions::new();
+        let held = within("a grant", lock.acquire_detached(TTL, &options)).await.unwrap();
+        assert!(client.release_detached(held.key, held.token).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn one_session_holds_as_much_as_there_is() {
+    let server = Etcd::start().await.unwrap();
+    let client = client(&server).await;
+    let lock = client.rw_lock("k").unwrap();
+    let mut guards = Vec::new();
+    for _ in 0..2 * CONTENDERS {
+        guards.push(within("a grant", lock.read().acquire()).await.unwrap());
+    }
+    assert!(lock.read().try_acquire().await.unwrap().is_ok(), "readers do not exclude each other");
+}
+
+#[tokio::test]
+async fn whoever_waits_here_is_told_of_every_place() {
+    let server = Etcd::start().await.unwrap();
+    let mut peer = Peer::of(&backend(&server).await).await;
+    peer.holds(&mutex(0)).await;
+    for ticket in 1..=CONTENDERS + 2 {
+        peer.waits(&mutex(ticket).waiting(true)).await;
+    }
+    for ticket in [1, 2] {
+        peer.release(&mutex(ticket), Certainty::Settled).await;
+    }
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        if let Event::Recheck(Ticket(ticket)) = peer.event().await {
+            if ticket > CONTENDERS - 1 && !told.contains(&ticket) {
+                peer.waits(&mutex(ticket).waiting(true)).await;
+                told.push(ticket);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_was_ended_and_made_anew_is_told() {
+    let server = Etcd::start().await.unwrap();
+    let backend = backend(&server).await;
+    let (holder, mut waiter) = (Peer::of(&backend).await, Peer::of(&backend).await);
+    holder.holds(&mutex(1)).await;
+    let claim = mutex(2).waiting(true);
+    waiter.waits(&claim).await;
+    let lease = (waiter.session.id().as_u128() as u64 & (i64::MAX as u64)).max(1);
+    assert!(server.delete(format!("fencepost/l/k/{lease:016x}-0")).await.unwrap());
+    waiter.waits(&claim).await;
+    holder.release(&mutex(1), Certainty::Settled).await;
+    waiter.granted(&claim).await;
+}

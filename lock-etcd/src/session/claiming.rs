@@ -27,7 +27,16 @@ pub(super) struct Looked {
 impl Shared {
     pub(super) async fn claim(self: &Arc<Shared>, claim: &Claim) -> Result<Claimed> {
         let time = time_of_its_own(claim.term)?;
-        let entered = self.places().enter(claim);
+        let (entered, next) = {
+            let mut places = self.places();
+            let is_new = places.of(claim.ticket).is_none();
+            let entered = places.enter(claim);
+            // Several places may have become free when one of those who wait here was told.
+            let next =
+                if is_new && matches!(entered, Entered::In(_)) { places.next(&claim.key) } else { None };
+            (entered, next)
+        };
+        self.tell_next(next);
         let slot = match entered {
             Entered::In(slot) => slot,
             Entered::WaitsHere => return self.waits_here(claim).await,
@@ -63,7 +72,7 @@ impl Shared {
                 return self.stands_at(asked, place, looked, time).await;
             }
             // Somebody has ended it. It is made anew.
-            self.of(asked.claim.ticket, |place| place.stands = Stands::Unknown);
+            self.places().has_gone(asked.claim.ticket);
         }
         if let Some(time) = time {
             asked.timed = Some(Timed::begin(&self.link, self.id, asked.claim.ticket, time).await?);
@@ -117,7 +126,7 @@ impl Shared {
             let deletes = vec![TxnOp::delete(asked.name.clone(), None)];
             let own = Txn::new().when(vec![is_made_at(&asked.name, entry.revision)]);
             self.txn(own.and_then(deletes)).await?;
-            self.of(asked.claim.ticket, |place| place.stands = Stands::Unknown);
+            self.places().has_gone(asked.claim.ticket);
             return Err(refused(Outcome::CapacityMismatch { in_force }));
         }
         if !queue.holds(place) {
@@ -156,7 +165,8 @@ impl Shared {
 
     pub(super) fn granted(&self, asked: &Asked<'_>, revision: i64) -> Result<Claimed> {
         let (token, proof) = self.grant(asked.name.clone(), revision)?;
-        self.places().holds(asked.claim.ticket, revision, self.now());
+        let next = self.places().holds(asked.claim.ticket, revision, self.now());
+        self.tell_next(next);
         Ok(Claimed::Granted { token, proof })
     }
 

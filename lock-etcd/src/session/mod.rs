@@ -168,6 +168,11 @@ impl Shared {
             places.leave(claim.ticket, remains);
             places.next(&claim.key)
         };
+        self.tell_next(next);
+    }
+
+    /// Who waits here, and may be sent now.
+    fn tell_next(&self, next: Option<Ticket>) {
         next.into_iter().for_each(|ticket| self.sink.send(Event::Recheck(ticket)));
     }
 

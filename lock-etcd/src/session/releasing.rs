@@ -1,7 +1,7 @@
 //! Giving back a hold, or a place in the queue.
 
 use etcd_client::{PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
-use lock_core::{Certainty, ClaimRef, Effect, Event, Released, Result, Ticket};
+use lock_core::{Certainty, ClaimRef, Effect, Released, Result, Ticket};
 
 use super::Shared;
 use crate::claim::{exists, is_made_at};
@@ -50,7 +50,7 @@ impl Shared {
             let mut places = self.places();
             (places.give_up(claim, certainty), places.next(&claim.key))
         };
-        next.into_iter().for_each(|ticket| self.sink.send(Event::Recheck(ticket)));
+        self.tell_next(next);
         if gave_up { Released::Done } else { Released::Gone }
     }
 

@@ -134,6 +134,7 @@ impl Shared {
     ///
     /// Invariant: a claim cannot appear before another one. So it is enough to know of all that were there that so many have gone.
     fn is_out_of_the_way(&self, ticket: Ticket, revision: i64, grants: bool) {
+        let mut next = None;
         let name = {
             let mut places = self.places();
             let Some(place) = places.of(ticket).filter(|place| place.stands == Stands::Waits(revision))
@@ -142,7 +143,7 @@ impl Shared {
             };
             let name = names::claim(&self.names.lock(&place.key), self.lease, place.slot);
             grants.then(|| {
-                places.holds(ticket, revision, self.now());
+                next = places.holds(ticket, revision, self.now());
                 name
             })
         };
@@ -151,6 +152,7 @@ impl Shared {
             Some((token, proof)) => Event::Granted { ticket, token, proof },
             None => Event::Recheck(ticket),
         });
+        self.tell_next(next);
     }
 
     /// So many claims of this session are in the lock's queue that this one is not sent.
