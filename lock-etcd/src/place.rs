@@ -1,6 +1,6 @@
 //! [`Places`]: which names a session's claims have, and how they stand as far as it knows.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -16,6 +16,10 @@ pub(crate) const CONTENDERS: usize = 64;
 /// whoever asks again or gives it up at once.
 const KNOWN: Duration = Duration::from_secs(60);
 
+/// So many tickets of which nothing may come are remembered here. Of one that is older nobody here asks any more, and its name in
+/// the store is forbidden there.
+const WITHDRAWN: usize = 100_000;
+
 /// A session's claims.
 ///
 /// Invariant: a slot is used again only when no copy of a claim in it can be on its way. So what is under a name belongs to the
@@ -24,7 +28,7 @@ const KNOWN: Duration = Duration::from_secs(60);
 pub(crate) struct Places {
     claims: HashMap<Ticket, Place>,
     /// Tickets of which nothing may come any more, whoever asks.
-    withdrawn: HashSet<Ticket>,
+    withdrawn: BTreeSet<Ticket>,
     locks: HashMap<LockKey, Slots>,
     /// What holds for a fixed time, and until when it is known here.
     detached: BTreeSet<(BootTime, Ticket)>,
@@ -233,7 +237,7 @@ impl Places {
     pub(crate) fn give_up(&mut self, claim: &ClaimRef, certainty: Certainty) -> bool {
         let (key, ticket) = (&claim.key, claim.ticket);
         if certainty == Certainty::MaybeInFlight {
-            self.withdrawn.insert(ticket);
+            self.withdraw(ticket);
         }
         let Some(slots) = self.locks.get_mut(key) else { return false };
         let before = slots.waiting.len();
@@ -247,7 +251,7 @@ impl Places {
     pub(crate) fn leave(&mut self, ticket: Ticket, remains: Remains) {
         let Some(place) = self.claims.remove(&ticket) else { return };
         if remains == Remains::Copy {
-            self.withdrawn.insert(ticket);
+            self.withdraw(ticket);
         }
         let Some(slots) = self.locks.get_mut(&place.key) else { return };
         if !matches!(place.stands, Stands::Holds(..)) {
@@ -260,6 +264,14 @@ impl Places {
             }
         }
         self.forget_if_idle(&place.key);
+    }
+
+    /// Nothing may come of this ticket any more, whoever asks.
+    pub(crate) fn withdraw(&mut self, ticket: Ticket) {
+        self.withdrawn.insert(ticket);
+        if self.withdrawn.len() > WITHDRAWN {
+            self.withdrawn.pop_first();
+        }
     }
 
     fn forget_detached(&mut self, now: BootTime) {

@@ -221,6 +221,18 @@ async fn whoever_waits_here_is_told_of_every_place() {
     }
 }
 
+/// A grant that overtakes the answer to a claim that only looked: that happens every day.
+#[tokio::test]
+async fn what_cannot_arrive_leaves_nothing_to_forbid_it() {
+    let server = Etcd::start().await.unwrap();
+    let peer = Peer::of(&backend(&server).await).await;
+    peer.holds(&mutex(1)).await;
+    assert_eq!(peer.release(&mutex(1), Certainty::MaybeInFlight).await, Released::Done);
+    assert_eq!(server.keys("fencepost/t/").await.unwrap(), 0);
+    let error = peer.claim(&mutex(1)).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Withdrawn, "it was withdrawn all the same");
+}
+
 #[tokio::test]
 async fn a_claim_that_was_ended_and_made_anew_is_told() {
     let server = Etcd::start().await.unwrap();

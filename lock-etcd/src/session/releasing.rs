@@ -14,7 +14,8 @@ impl Shared {
         let Some(name) = self.name_of(claim) else { return Ok(self.give_up(claim, certainty)) };
         let given = self.given_back(claim);
         let ends_its_time = given.is_timed && !given.keeps_its_place;
-        let is_settled = certainty == Certainty::Settled && !given.may_arrive;
+        // The engine is uncertain also of a claim that only looked, or asked again for what it had: here it is known.
+        let is_settled = !given.may_arrive;
         let (deleted, remains) = match given.made_at {
             Some(_) if is_settled && !ends_its_time && !given.may_be_deleted => {
                 // The shortest way. Sent again it could delete the next claim under this name, and so it is sent once.
@@ -41,6 +42,9 @@ impl Shared {
             let _ = lease::revoke(&self.link, Timed::id_of(self.id, claim.ticket)).await;
         }
         self.has_left(claim, remains);
+        if certainty == Certainty::MaybeInFlight {
+            self.places().withdraw(claim.ticket);
+        }
         Ok(if deleted > 0 { Released::Done } else { Released::Gone })
     }
 
