@@ -247,3 +247,32 @@ async fn a_claim_that_was_ended_and_made_anew_is_told() {
     holder.release(&mutex(1), Certainty::Settled).await;
     waiter.granted(&claim).await;
 }
+
+/// News of a release that overtake a look that was sent before it.
+#[tokio::test]
+async fn a_look_that_was_overtaken_by_a_grant_takes_nothing_back() {
+    let server = Etcd::start().await.unwrap();
+    let backend = backend(&server).await;
+    let (holder, mut waiter) = (Peer::of(&backend).await, Peer::of(&backend).await);
+    holder.holds(&mutex(1)).await;
+    let claim = mutex(2).waiting(true);
+    waiter.waits(&claim).await;
+    let (known, session) = ([claim.reference()], waiter.session.clone());
+    // The watch has begun: its release is news.
+    until("a watch", async || {
+        let renewal = session.renew(&known).await.unwrap();
+        matches!(renewal.standings[..], [Standing::Waits { recheck_in: None }])
+    })
+    .await;
+    let mut looking = Box::pin(session.claim(&claim));
+    step(&mut looking).await;
+    // The look is on its way, and answered; nobody reads that yet.
+    server.get("a").await.unwrap();
+    SystemClock::new().sleep(Duration::from_millis(300)).await;
+    holder.release(&mutex(1), Certainty::Settled).await;
+    within("the grant", async { while !matches!(waiter.event().await, Event::Granted { .. }) {} }).await;
+    let looked = looking.await.unwrap();
+    assert!(is_granted(&looked), "{looked:?}");
+    let renewal = session.renew(&known).await.unwrap();
+    assert!(matches!(renewal.standings[..], [Standing::Holds { .. }]), "{renewal:?}");
+}

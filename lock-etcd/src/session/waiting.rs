@@ -41,10 +41,18 @@ impl Shared {
         let (ticket, own, now) = (asked.claim.ticket, &queue.entries()[place], self.now());
         let is_first = queue.holders() == place;
         let is_first_for = self.of(ticket, |place| {
+            if matches!(place.stands, Stands::Holds(revision, _) if revision == own.revision) {
+                return Err(());
+            }
             place.stands = Stands::Waits(own.revision);
             place.first_since = is_first.then(|| place.first_since.unwrap_or(now));
-            place.first_since.map(|since| now.since(since))
+            Ok(place.first_since.map(|since| now.since(since)))
         });
+        // News have overtaken this look: it holds, and never again waits.
+        if is_first_for == Some(Err(())) {
+            return self.granted(asked, own.revision);
+        }
+        let is_first_for = is_first_for.and_then(Result::ok);
         let has_to_look = self.hear(asked, queue, place, &looked)?;
         let recheck_in = match is_first_for.flatten() {
             _ if has_to_look => Some(Duration::ZERO),
