@@ -151,11 +151,8 @@ async fn a_grant_whose_time_cannot_be_begun_is_taken_back() {
     let timed = new_lease(&server, &before).await;
     // So late that its time has to begin again.
     SystemClock::new().sleep(Duration::from_millis(1_500)).await;
-    until("the claim is there", async || {
-        step(&mut claiming).await;
-        server.keys("fencepost/l/k/").await.unwrap() > 0
-    })
-    .await;
+    step(&mut claiming).await;
+    until("the claim is there", async || server.keys("fencepost/l/k/").await.unwrap() > 0).await;
     server.revoke(timed).await.unwrap();
     let error = claiming.await.unwrap_err();
     assert!(!matches!(error.kind(), ErrorKind::SessionLost(_)), "{error}");
@@ -219,6 +216,27 @@ async fn whoever_waits_here_is_told_of_every_place() {
             }
         }
     }
+}
+
+/// The renewal was sent before, and its answer comes after.
+#[tokio::test]
+async fn whoever_enters_during_a_renewal_is_not_gone() {
+    let server = Etcd::start().await.unwrap();
+    let peer = Peer::of(&backend(&server).await).await;
+    peer.holds(&mutex(0)).await;
+    let last = CONTENDERS + 1;
+    for ticket in 1..=last {
+        peer.waits(&mutex(ticket).waiting(true)).await;
+    }
+    let known = [mutex(last).reference()];
+    let mut renewing = Box::pin(peer.session.renew(&known));
+    step(&mut renewing).await;
+    for ticket in [1, 2] {
+        peer.release(&mutex(ticket), Certainty::Settled).await;
+    }
+    peer.waits(&mutex(last).waiting(true)).await;
+    let renewal = renewing.await.unwrap();
+    assert!(!matches!(renewal.standings[..], [Standing::Gone]), "{renewal:?}");
 }
 
 /// A grant that overtakes the answer to a claim that only looked: that happens every day.

@@ -91,7 +91,9 @@ impl Session for EtcdSession {
         let (renewed, looked) =
             tokio::join!(lease::renew(&shared.link, shared.lease), shared.txn(Txn::new().and_then(gets)));
         renewed.map_err(or_lost)?;
-        let mut found = found(&looked?.0);
+        let looked = looked?.0;
+        let seen_at = looked.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let mut found = found(&looked);
         if found.next().flatten().is_none() {
             return Err(Error::session_lost(Reason::SessionEnded));
         }
@@ -100,7 +102,7 @@ impl Session for EtcdSession {
             shared.listen().await?;
         }
         let standings = known.iter().zip(&names).map(|(claim, name)| match name {
-            Some(_) => shared.standing(claim, found.next().flatten().as_ref()),
+            Some(_) => shared.standing(claim, found.next().flatten().as_ref(), seen_at),
             None => shared.standing_here(claim),
         });
         Ok(Renewal::new(standings.collect()))
@@ -120,9 +122,11 @@ impl Session for EtcdSession {
 }
 
 impl Shared {
-    fn standing(&self, claim: &ClaimRef, found: Option<&KeyValue>) -> Standing {
+    /// Of a claim that has a name, as it was found at this revision of the store.
+    fn standing(&self, claim: &ClaimRef, found: Option<&KeyValue>, seen_at: i64) -> Standing {
         let entry = match found.map(claim::read) {
             Some(Ok(entry)) if entry.ticket == claim.ticket => entry,
+            Some(Ok(_)) | None if self.is_since(claim.ticket, seen_at) => return Standing::Unknown,
             Some(Ok(_)) | None => return Standing::Gone,
             Some(Err(_)) => return Standing::Unknown,
         };
@@ -141,9 +145,22 @@ impl Shared {
         }
     }
 
-    /// Of a claim that is not in the store.
+    /// Whether a claim was made, or is being made, since the store was at this revision: that it was not there says nothing.
+    fn is_since(&self, ticket: Ticket, seen_at: i64) -> bool {
+        self.of(ticket, |place| match place.stands {
+            Stands::Unknown => true,
+            Stands::Waits(revision) | Stands::Holds(revision, _) => revision > seen_at,
+        })
+        .unwrap_or(false)
+    }
+
+    /// Of a claim that had no name when the store was asked.
     fn standing_here(&self, claim: &ClaimRef) -> Standing {
-        let places = self.places();
+        let mut places = self.places();
+        if places.of(claim.ticket).is_some() {
+            // It has been sent meanwhile.
+            return Standing::Unknown;
+        }
         if !places.waits_here(&claim.key, claim.ticket) {
             return Standing::Gone;
         }
