@@ -160,6 +160,22 @@ async fn a_grant_whose_time_cannot_be_begun_is_taken_back() {
     other.holds(&mutex(2)).await;
 }
 
+#[tokio::test]
+async fn a_time_that_has_ended_too_early_ends_no_session() {
+    let server = Etcd::start().await.unwrap();
+    let backend = backend(&server).await;
+    let one = Peer::of(&backend).await;
+    let before = server.leases().await.unwrap();
+    let claim = at_least(1, TTL);
+    let mut claiming = Box::pin(one.claim(&claim));
+    step(&mut claiming).await;
+    let timed = new_lease(&server, &before).await;
+    server.revoke(timed).await.unwrap();
+    let error = claiming.await.unwrap_err();
+    assert!(!matches!(error.kind(), ErrorKind::SessionLost(_)), "{error}");
+    one.holds(&claim).await;
+}
+
 async fn new_lease(server: &Etcd, before: &[i64]) -> i64 {
     let mut found = None;
     until("another lease", async || {

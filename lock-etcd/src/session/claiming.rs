@@ -155,7 +155,7 @@ impl Shared {
             _ => asked.companion(&timed, Some(entry.revision)),
         };
         let txn = Txn::new().when(vec![is_made_at(&entry.name, entry.revision)]).and_then(vec![put]);
-        if !self.txn(txn).await?.0.succeeded() {
+        if !self.txn_of_timed(txn).await?.0.succeeded() {
             return Err(
                 Error::unavailable("the claim was ended while it was granted").effect(Effect::Unknown)
             );
@@ -196,7 +196,7 @@ impl Shared {
     async fn send(&self, asked: &Asked<'_>, txn: Txn) -> Result<(Answer, Arc<Line>)> {
         let ticket = asked.claim.ticket;
         self.places().sent(ticket);
-        let sent = self.txn(txn).await;
+        let sent = self.txn_of_timed(txn).await;
         if sent.as_ref().err().is_none_or(|error| error.took_effect() == Effect::NotApplied) {
             self.places().answered(ticket);
         }

@@ -194,8 +194,17 @@ impl Shared {
     }
 
     async fn txn(&self, txn: Txn) -> Result<(TxnResponse, Arc<Line>)> {
+        self.txn_of_timed(txn).await.map_err(or_lost)
+    }
+
+    /// The same for what is written with a lease of its own, and only for a session that is there: a lease that is gone is then not
+    /// the session's. Nothing has been done in that case.
+    async fn txn_of_timed(&self, txn: Txn) -> Result<(TxnResponse, Arc<Line>)> {
         let before = self.link.revision();
-        let answered = self.link.txn(txn).await.map_err(or_lost)?;
+        let answered =
+            self.link.txn(txn).await.map_err(|error| {
+                if is_lease_gone(&error) { error.effect(Effect::NotApplied) } else { error }
+            })?;
         if let Some(header) = answered.0.header() {
             self.link.is_at(header.revision(), before);
         }
