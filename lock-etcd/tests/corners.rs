@@ -11,7 +11,7 @@ use std::time::Duration;
 use lock_conformance::servers::{Etcd, EtcdSetup};
 use lock_core::{
     AcquireOptions, Backend, Certainty, Claim, Claimed, Clock, Connector, Domain, Effect, ErrorKind, Event,
-    EventSink, HolderInfo, LockClient, LockKey, Mode, Permit, Released, Result, Session, SessionId,
+    EventSink, HolderInfo, LockClient, LockKey, Mode, Permit, Query, Released, Result, Session, SessionId,
     SessionOptions, Standing, StoreUrl, SystemClock, Term, Ticket,
 };
 use lock_etcd::EtcdConnector;
@@ -111,6 +111,11 @@ async fn backend(server: &Etcd) -> Arc<dyn Backend> {
 
 async fn client(server: &Etcd) -> LockClient {
     LockClient::builder(backend(server).await).build().unwrap()
+}
+
+/// The number of a session's lease.
+fn lease(peer: &Peer) -> i64 {
+    i64::try_from((peer.session.id().as_u128() as u64 & (i64::MAX as u64)).max(1)).unwrap()
 }
 
 fn key() -> LockKey {
@@ -275,64 +280,10 @@ async fn a_claim_that_was_ended_and_made_anew_is_told() {
     holder.holds(&mutex(1)).await;
     let claim = mutex(2).waiting(true);
     waiter.waits(&claim).await;
-    let lease = (waiter.session.id().as_u128() as u64 & (i64::MAX as u64)).max(1);
-    assert!(server.delete(format!("fencepost/l/k/{lease:016x}-0")).await.unwrap());
+    assert!(server.delete(format!("fencepost/l/k/{:016x}-0", lease(&waiter))).await.unwrap());
     waiter.waits(&claim).await;
     holder.release(&mutex(1), Certainty::Settled).await;
     waiter.granted(&claim).await;
-}
-
-/// A token that stands for a password ends, and with it what a stream that was opened with it may do.
-#[tokio::test]
-async fn watches_outlive_a_token() {
-    let server = EtcdSetup::new().password("p").arguments(["--auth-token-ttl=1"]).start().await.unwrap();
-    let mut url = StoreUrl::parse(&format!("etcd://root:p@{}", server.address())).unwrap();
-    let backend = EtcdConnector::new().connect(&mut url).await.unwrap();
-    let (holder, mut waiter) = (Peer::of(&backend).await, Peer::of(&backend).await);
-    holder.holds(&mutex(1)).await;
-    // Nothing tells that it has ended; the server looks at them once a second.
-    SystemClock::new().sleep(Duration::from_secs(4)).await;
-    let claim = mutex(2).waiting(true);
-    waiter.waits(&claim).await;
-    let mut told = 0;
-    while told < 5
-        && let Some(event) =
-            lock_core::within(&SystemClock::new(), Duration::from_secs(1), waiter.events.recv()).await
-    {
-        told += usize::from(matches!(event, Some(Event::Recheck(_))));
-        waiter.waits(&claim).await;
-    }
-    assert!(told < 5, "asked again and again");
-    holder.release(&mutex(1), Certainty::Settled).await;
-    waiter.granted(&claim).await;
-}
-
-#[test]
-fn whoever_waits_is_told_when_the_runtime_of_the_watches_has_ended() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let (lasting, short) = (runtime(), runtime());
-    // The line is the lasting one's; the stream of the watches is the other's, who opens the first session.
-    let (server, backend) = lasting.block_on(async {
-        let server = Etcd::start().await.unwrap();
-        let backend = backend(&server).await;
-        (server, backend)
-    });
-    let mut waiter = short.block_on(Peer::of(&backend));
-    let holder = lasting.block_on(async {
-        let holder = Peer::of(&backend).await;
-        holder.holds(&mutex(1)).await;
-        holder
-    });
-    let claim = mutex(2).waiting(true);
-    short.block_on(waiter.waits(&claim));
-    drop(short);
-    lasting.block_on(async {
-        within("a word", async { while !matches!(waiter.event().await, Event::Recheck(_)) {} }).await;
-        waiter.waits(&claim).await;
-        holder.release(&mutex(1), Certainty::Settled).await;
-        waiter.granted(&claim).await;
-        drop(server);
-    });
 }
 
 /// News of a release that overtake a look that was sent before it.
@@ -361,4 +312,15 @@ async fn a_look_that_was_overtaken_by_a_grant_takes_nothing_back() {
     assert!(is_granted(&looked), "{looked:?}");
     let renewal = session.renew(&known).await.unwrap();
     assert!(matches!(renewal.standings[..], [Standing::Holds { .. }]), "{renewal:?}");
+}
+
+#[tokio::test]
+async fn one_session_that_has_ended_disturbs_no_other() {
+    let server = Etcd::start().await.unwrap();
+    let backend = backend(&server).await;
+    let (ended, mut other) = (Peer::of(&backend).await, Peer::of(&backend).await);
+    server.revoke(lease(&ended)).await.unwrap();
+    let error = ended.session.renew(&[]).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::SessionLost(_)), "{error}");
+    assert!(other.events.try_recv().is_err(), "it has missed nothing");
 }
