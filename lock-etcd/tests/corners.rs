@@ -286,6 +286,59 @@ async fn a_claim_that_was_ended_and_made_anew_is_told() {
     waiter.granted(&claim).await;
 }
 
+/// A token that stands for a password ends, and with it what a stream that was opened with it may do.
+#[tokio::test]
+async fn watches_outlive_a_token() {
+    let server = EtcdSetup::new().password("p").arguments(["--auth-token-ttl=1"]).start().await.unwrap();
+    let mut url = StoreUrl::parse(&format!("etcd://root:p@{}", server.address())).unwrap();
+    let backend = EtcdConnector::new().connect(&mut url).await.unwrap();
+    let (holder, mut waiter) = (Peer::of(&backend).await, Peer::of(&backend).await);
+    holder.holds(&mutex(1)).await;
+    // Nothing tells that it has ended; the server looks at them once a second.
+    SystemClock::new().sleep(Duration::from_secs(4)).await;
+    let claim = mutex(2).waiting(true);
+    waiter.waits(&claim).await;
+    let mut told = 0;
+    while told < 5
+        && let Some(event) =
+            lock_core::within(&SystemClock::new(), Duration::from_secs(1), waiter.events.recv()).await
+    {
+        told += usize::from(matches!(event, Some(Event::Recheck(_))));
+        waiter.waits(&claim).await;
+    }
+    assert!(told < 5, "asked again and again");
+    holder.release(&mutex(1), Certainty::Settled).await;
+    waiter.granted(&claim).await;
+}
+
+#[test]
+fn whoever_waits_is_told_when_the_runtime_of_the_watches_has_ended() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (lasting, short) = (runtime(), runtime());
+    // The line is the lasting one's; the stream of the watches is the other's, who opens the first session.
+    let (server, backend) = lasting.block_on(async {
+        let server = Etcd::start().await.unwrap();
+        let backend = backend(&server).await;
+        (server, backend)
+    });
+    let mut waiter = short.block_on(Peer::of(&backend));
+    let holder = lasting.block_on(async {
+        let holder = Peer::of(&backend).await;
+        holder.holds(&mutex(1)).await;
+        holder
+    });
+    let claim = mutex(2).waiting(true);
+    short.block_on(waiter.waits(&claim));
+    drop(short);
+    lasting.block_on(async {
+        within("a word", async { while !matches!(waiter.event().await, Event::Recheck(_)) {} }).await;
+        waiter.waits(&claim).await;
+        holder.release(&mutex(1), Certainty::Settled).await;
+        waiter.granted(&claim).await;
+        drop(server);
+    });
+}
+
 /// News of a release that overtake a look that was sent before it.
 #[tokio::test]
 async fn a_look_that_was_overtaken_by_a_grant_takes_nothing_back() {
@@ -323,4 +376,28 @@ async fn one_session_that_has_ended_disturbs_no_other() {
     let error = ended.session.renew(&[]).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::SessionLost(_)), "{error}");
     assert!(other.events.try_recv().is_err(), "it has missed nothing");
+}
+
+/// Beside locks, under a root that has in itself what stands between a root and its locks.
+#[tokio::test]
+async fn a_list_reads_what_is_its_own() {
+    let server = EtcdSetup::new().password("p").start().await.unwrap();
+    server.account("app", "p", "a/l/b/").await.unwrap();
+    let mut url = StoreUrl::parse(&format!("etcd://app:p@{}/a/l/b", server.address())).unwrap();
+    let backend = EtcdConnector::new().connect(&mut url).await.unwrap();
+    Peer::of(&backend).await.holds(&mutex(1)).await;
+    assert_eq!(backend.list(&Query::new(None, "", 10)).await.unwrap().keys, [key()]);
+}
+
+/// Keys that nobody can name, as many as one look reads.
+#[tokio::test]
+async fn a_list_does_not_end_at_what_is_not_its_own() {
+    let server = Etcd::start().await.unwrap();
+    let backend = backend(&server).await;
+    for number in 0..1_000_u32 {
+        server.put([&b"fencepost/l/a/\xff"[..], &number.to_be_bytes()].concat(), "").await.unwrap();
+    }
+    Peer::of(&backend).await.holds(&mutex(1)).await;
+    let page = backend.list(&Query::new(None, "", 10)).await.unwrap();
+    assert_eq!(page.keys, [key()]);
 }
