@@ -401,3 +401,48 @@ async fn a_list_does_not_end_at_what_is_not_its_own() {
     let page = backend.list(&Query::new(None, "", 10)).await.unwrap();
     assert_eq!(page.keys, [key()]);
 }
+
+/// Readers who come all the time, and whoever only tries to be another one.
+#[tokio::test]
+async fn who_tries_where_there_is_room_gets_it() {
+    let server = Etcd::start().await.unwrap();
+    let backend = backend(&server).await;
+    let (one, other) = (Peer::of(&backend).await, Peer::of(&backend).await);
+    let reader = |ticket| Claim::new(key(), Ticket(ticket), Mode::Shared, Permit::READER);
+    other.holds(&reader(100)).await;
+    let claim = reader(1);
+    let mut trying = Box::pin(one.claim(&claim));
+    for ticket in 101..150 {
+        let answer = poll_fn(|context| Poll::Ready(trying.as_mut().poll(context))).await;
+        if let Poll::Ready(claimed) = answer {
+            assert!(is_granted(&claimed.unwrap()));
+            return;
+        }
+        other.holds(&reader(ticket)).await;
+    }
+    panic!("others were quicker, time after time");
+}
+
+/// It has taken a place to find out, and gives that back.
+#[tokio::test]
+async fn who_tries_where_the_last_place_has_gone_leaves_nothing() {
+    let server = Etcd::start().await.unwrap();
+    let backend = backend(&server).await;
+    let (one, other) = (Peer::of(&backend).await, Peer::of(&backend).await);
+    let permit = |ticket| {
+        let permit = Permit::new(1, 5).unwrap();
+        Claim::new(key(), Ticket(ticket), Mode::Shared, permit)
+    };
+    other.holds(&permit(100)).await;
+    let claim = permit(1);
+    let mut trying = Box::pin(one.claim(&claim));
+    for ticket in 101..105 {
+        step(&mut trying).await;
+        other.holds(&permit(ticket)).await;
+    }
+    let claimed = trying.await.unwrap();
+    assert!(matches!(claimed, Claimed::Busy(_)), "{claimed:?}");
+    assert_eq!(server.keys("fencepost/l/k/").await.unwrap(), 5);
+    other.release(&permit(100), Certainty::Settled).await;
+    one.holds(&permit(2)).await;
+}

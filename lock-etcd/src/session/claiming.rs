@@ -18,6 +18,9 @@ use crate::names;
 use crate::place::{Entered, Remains, Stands};
 use crate::queue::Queue;
 
+/// So often whoever tries is sent behind those that it has seen.
+const QUICK: u32 = 3;
+
 /// A look, and the line over which it was made: who waits watches over the same one.
 pub(super) struct Looked {
     pub(super) seen: Seen,
@@ -54,6 +57,7 @@ impl Shared {
             info: &self.info,
             lease: self.lease,
             timed: None,
+            takes_a_place: claim.wait,
         };
         let claimed = self.ask(&mut asked, time).await;
         if !matches!(claimed, Ok(Claimed::Granted { .. } | Claimed::Queued { .. })) {
@@ -78,6 +82,7 @@ impl Shared {
             asked.timed = Some(Timed::begin(&self.link, self.id, asked.claim.ticket, time).await?);
         }
         let mut answered = self.send(asked, asked.first()).await?;
+        let mut quick = 0..QUICK;
         loop {
             let looked = match answered {
                 (Answer::Granted(revision), _) => {
@@ -95,15 +100,22 @@ impl Shared {
             if let Some(in_force) = queue.other_capacity(None, asked.claim.permit) {
                 return Err(refused(Outcome::CapacityMismatch { in_force }));
             }
-            if asked.claim.wait {
+            if asked.takes_a_place {
                 return Err(unexpected("a claim that waits"));
             }
             if !queue.has_room_for(asked.claim.permit) {
                 self.tell_holders_of_a_try(&asked.claim.key, &queue).await;
                 return Ok(Claimed::Busy(busy(&queue)));
             }
-            // There is room. Whoever is quicker is looked at again: who has seen room is not told that it is busy.
-            answered = self.send(asked, asked.behind(revision)).await?;
+            // There is room. Whoever is quicker is looked at again: who has seen room is not told that it is busy. Where others come
+            // all the time, only a place among them says whether there is room for this one, too.
+            answered = match quick.next() {
+                Some(_) => self.send(asked, asked.behind(revision)).await?,
+                None => {
+                    asked.takes_a_place = true;
+                    self.send(asked, asked.first()).await?
+                }
+            };
         }
     }
 
@@ -123,19 +135,31 @@ impl Shared {
             );
         }
         if let Some(in_force) = queue.other_capacity(Some(place), asked.claim.permit) {
-            let deletes = vec![TxnOp::delete(asked.name.clone(), None)];
-            let own = Txn::new().when(vec![is_made_at(&asked.name, entry.revision)]);
-            self.txn(own.and_then(deletes)).await?;
-            self.places().has_gone(asked.claim.ticket);
+            self.takes_back(asked, entry.revision).await?;
             return Err(refused(Outcome::CapacityMismatch { in_force }));
         }
         if !queue.holds(place) {
-            return self.waits(asked, place, looked).await;
+            if asked.claim.wait {
+                return self.waits(asked, place, looked).await;
+            }
+            // It only tried.
+            self.takes_back(asked, entry.revision).await?;
+            self.tell_holders_of_a_try(&asked.claim.key, queue).await;
+            return Ok(Claimed::Busy(busy(queue)));
         }
         if let Some(time) = time {
             self.begins_its_time(asked, entry, time).await?;
         }
         self.granted(asked, entry.revision)
+    }
+
+    /// It has a place that it is not to have.
+    async fn takes_back(&self, asked: &Asked<'_>, revision: i64) -> Result<()> {
+        let deletes = vec![TxnOp::delete(asked.name.clone(), None)];
+        let own = Txn::new().when(vec![is_made_at(&asked.name, revision)]);
+        self.txn(own.and_then(deletes)).await?;
+        self.places().has_gone(asked.claim.ticket);
+        Ok(())
     }
 
     /// It has come to hold by its place. What is to last for a time of its own is given that now.
