@@ -65,8 +65,11 @@ async fn a_waiter_whose_lease_was_revoked_is_passed_by() {
         assert!(matches!(error.kind(), ErrorKind::SessionLost(_)) && error.is_retryable(), "{error:?}");
         queued(holder, "k", 1).await;
         // Whoever is the first to wait has looked again by the time that the holder hears of it.
-        until("the holder to be wanted", async || guard.is_wanted()).await;
-        assert!(next.try_join_next().is_none(), "granted in the place of one who has gone");
+        until("the holder to be wanted", async || {
+            assert!(next.try_join_next().is_none(), "granted in the place of one who has gone");
+            guard.is_wanted()
+        })
+        .await;
         let (token, released) = (guard.token(), now());
         assert_eq!(guard.release().await.unwrap(), End::Released);
         let (next, at) = answer(SOON, "the grant to who waited behind", next).await;
