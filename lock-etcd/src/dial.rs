@@ -83,11 +83,16 @@ impl Dial {
         self.options.connect_timeout
     }
 
+    /// Its share for each of the endpoints: one that hangs leaves time for another.
+    fn share(&self) -> Duration {
+        self.connect_timeout() / u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX).max(1)
+    }
+
     /// The driver's client for one of the endpoints, which has answered. Files are read for each, so that they may be renewed.
     pub(crate) async fn line(&self, endpoint: &str) -> Result<Client, Failed> {
         let settings = self.settings(endpoint).map_err(|error| Failed::Here(Box::new(error)))?;
         let scheme = if self.with_tls { "https" } else { "http" };
-        let limit = self.connect_timeout();
+        let limit = self.share();
         // With a user the driver asks for a token by itself, and else for nothing: an answer is asked for here.
         let connecting = async {
             let client = Client::connect([format!("{scheme}://{endpoint}")], Some(settings)).await?;

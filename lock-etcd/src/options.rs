@@ -48,7 +48,7 @@ impl EtcdOptions {
         self
     }
 
-    /// How long one attempt to connect may take.
+    /// How long one attempt to connect may take. Of several endpoints, each has its share of it.
     #[must_use]
     pub fn connect_timeout(mut self, limit: Duration) -> EtcdOptions {
         self.connect_timeout = limit;

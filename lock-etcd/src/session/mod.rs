@@ -88,10 +88,9 @@ impl Session for EtcdSession {
         let names: Vec<Option<String>> = known.iter().map(|claim| shared.name_of(claim)).collect();
         let mut gets = vec![TxnOp::get(shared.names.session(shared.id), None)];
         gets.extend(names.iter().flatten().map(|name| TxnOp::get(name.clone(), None)));
-        let (renewed, looked) =
-            tokio::join!(lease::renew(&shared.link, shared.lease), shared.txn(Txn::new().and_then(gets)));
-        renewed.map_err(or_lost)?;
-        let looked = looked?.0;
+        // The first that fails ends both: when a leader is lost, the other one may hang at its follower for seconds.
+        let renewed = async { lease::renew(&shared.link, shared.lease).await.map_err(or_lost) };
+        let ((), (looked, _)) = tokio::try_join!(renewed, shared.txn(Txn::new().and_then(gets)))?;
         let seen_at = looked.header().map_or(0, etcd_client::ResponseHeader::revision);
         let mut found = found(&looked);
         if found.next().flatten().is_none() {
