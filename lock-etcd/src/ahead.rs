@@ -81,6 +81,11 @@ impl Ahead {
         self.is_alive() && (self.hearing.watched == name || self.hearing.is_of_the_lock)
     }
 
+    /// Whether, for all that was heard, nobody waits before the claim any more: what is left before it holds.
+    pub(crate) fn is_first(&self) -> bool {
+        self.hearing.heard.lock().waiting.get(&self.ticket).is_some_and(Waiting::is_first)
+    }
+
     /// A claim, made at the revision `own`, was seen to wait for this, at the revision `seen_at`. Whether it has to look again at
     /// once.
     pub(crate) fn wait(&self, own: i64, obstacle: Obstacle, seen_at: i64) -> bool {
@@ -177,8 +182,17 @@ impl Inner {
 
 impl Waiting {
     fn is_out_of_the_way(&self) -> bool {
+        self.left() == 0
+    }
+
+    fn is_first(&self) -> bool {
+        self.left() <= self.obstacle.own
+    }
+
+    /// How much has still to go.
+    fn left(&self) -> u64 {
         let gone = self.gone.iter().filter_map(|name| self.obstacle.before.get(name));
-        gone.map(|weight| u64::from(*weight)).sum::<u64>() >= self.obstacle.surplus
+        self.obstacle.surplus.saturating_sub(gone.map(|weight| u64::from(*weight)).sum())
     }
 }
 
@@ -190,7 +204,7 @@ mod tests {
 
     fn obstacle(before: &[(&str, u32)], surplus: u64) -> Obstacle {
         let before = before.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect();
-        Obstacle { before, surplus, grants: true }
+        Obstacle { before, surplus, own: 1, grants: true }
     }
 
     fn gone(heard: &Heard, name: &str, revision: i64) -> Vec<Told> {
@@ -210,6 +224,17 @@ mod tests {
         assert!(!heard.wait(ONE, 9, three.clone(), 9));
         assert_eq!((gone(&heard, "a", 10), gone(&heard, "other", 11)), (vec![], vec![]));
         assert_eq!(gone(&heard, "b", 12), [Told::OutOfTheWay { ticket: ONE, own: 9, obstacle: three }]);
+    }
+
+    #[test]
+    fn whoever_waits_behind_a_waiter_that_goes_is_the_first() {
+        let heard = begun(1);
+        // The first of the two holds, the other waits.
+        assert!(!heard.wait(ONE, 9, obstacle(&[("a", 1), ("b", 1)], 2), 9));
+        let is_first = || heard.lock().waiting[&ONE].is_first();
+        assert!(!is_first());
+        assert_eq!(gone(&heard, "b", 10), []);
+        assert!(is_first());
     }
 
     #[test]

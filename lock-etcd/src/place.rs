@@ -296,6 +296,11 @@ impl Place {
     pub(crate) fn is_heard(&self) -> bool {
         self.ahead.as_ref().is_some_and(Ahead::is_alive)
     }
+
+    /// Whether it is the first that waits by now, and has not looked since: whoever is the first tells the holders.
+    pub(crate) fn has_become_first(&self) -> bool {
+        self.first_since.is_none() && self.ahead.as_ref().is_some_and(Ahead::is_first)
+    }
 }
 
 impl Slots {

@@ -23,6 +23,8 @@ pub(crate) struct Obstacle {
     pub(crate) before: HashMap<String, u32>,
     /// How much of that has to go.
     pub(crate) surplus: u64,
+    /// How much may be left of that when nobody waits before the claim any more; nothing, where that cannot be told.
+    pub(crate) own: u64,
     /// Whether that is the grant: nothing else is before the claim, nothing takes the place of what goes, and the grant needs no
     /// further step.
     pub(crate) grants: bool,
@@ -85,12 +87,13 @@ impl Queue {
         let others: HashMap<_, _> = others.map(|entry| (entry.name.clone(), 1)).collect();
         if !others.is_empty() {
             let surplus = u64::try_from(others.len()).unwrap_or(u64::MAX);
-            return Obstacle { before: others, surplus, grants: false };
+            return Obstacle { before: others, surplus, own: 0, grants: false };
         }
         let weight = self.weight_before(place) + u64::from(own.permit.weight());
         Obstacle {
             before: before.iter().map(|entry| (entry.name.clone(), entry.permit.weight())).collect(),
             surplus: weight.saturating_sub(u64::from(own.permit.capacity())),
+            own: u64::from(own.permit.weight()),
             grants: own.kind == Kind::Session && before.iter().all(|entry| entry.kind != Kind::AtLeast),
         }
     }
@@ -106,7 +109,7 @@ impl Queue {
         let name = &before.iter().rev().find(excludes)?.name;
         let before = HashMap::from([(name.clone(), 1)]);
         let grants = place == 1 && self.obstacle(place).grants;
-        Some((name.clone(), Obstacle { before, surplus: 1, grants }))
+        Some((name.clone(), Obstacle { before, surplus: 1, own: 0, grants }))
     }
 
     fn fits(&self, place: usize, permit: Permit) -> bool {

@@ -130,7 +130,7 @@ impl Shared {
             Some(Err(_)) => return Standing::Unknown,
         };
         let (stands, is_heard) = self
-            .of(claim.ticket, |place| (place.stands, place.is_heard()))
+            .of(claim.ticket, |place| (place.stands, place.is_heard() && !place.has_become_first()))
             .unwrap_or((Stands::Unknown, false));
         let at_once = Standing::Waits { recheck_in: Some(Duration::ZERO) };
         match stands {
