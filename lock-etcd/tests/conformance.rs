@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lock_conformance::servers::{Etcd, EtcdSetup};
-use lock_conformance::{CONNECT_TIMEOUT, Fixture, Impairment, Promises, Remote, Suite};
+use lock_conformance::tls::{Impostors, query};
+use lock_conformance::{CONNECT_TIMEOUT, Fixture, Impairment, Impostor, Promises, Remote, Suite};
 use lock_core::{Backend, Connector, Error, LockKey, Result, SessionId, StoreUrl, async_trait};
 use lock_etcd::{EtcdConnector, EtcdOptions};
 
@@ -15,6 +16,7 @@ const QUOTA: u64 = 16 * 1024 * 1024;
 struct Alone {
     etcd: Etcd,
     accounts: Mutex<HashSet<String>>,
+    impostors: Impostors<Etcd>,
 }
 
 impl Alone {
@@ -22,6 +24,7 @@ impl Alone {
         Ok(Alone {
             etcd: EtcdSetup::new().password(PASSWORD).quota(QUOTA).start().await?,
             accounts: Mutex::default(),
+            impostors: Impostors::default(),
         })
     }
 
@@ -81,7 +84,7 @@ impl Remote for Alone {
     }
 
     fn lazy_backend_through(&self, address: &str) -> Result<Arc<dyn Backend>> {
-        EtcdConnector::with_options(options()).open(&mut StoreUrl::parse(&url(address, "root", PASSWORD))?)
+        open(&url(address, "root", PASSWORD))
     }
 
     async fn kill(&self) -> Result<()> {
@@ -129,11 +132,21 @@ impl Remote for Alone {
     }
 
     fn secrets(&self) -> Vec<String> {
-        vec![PASSWORD.to_owned()]
+        [vec![PASSWORD.to_owned()], self.impostors.secrets()].concat()
     }
 
     async fn stranger(&self) -> Result<Arc<dyn Backend>> {
         join(url(&self.endpoint(), "root", "not-the-password")).await
+    }
+
+    async fn impostors(&self) -> Result<Vec<Impostor>> {
+        let start = async |tls| EtcdSetup::new().password(PASSWORD).tls(&tls).start().await;
+        self.impostors
+            .meet(start, |server, authority, client| {
+                let files = query(authority.certificate(), Some(client));
+                open(&format!("etcds://root:{PASSWORD}@{}?{files}", server.address()))
+            })
+            .await
     }
 
     async fn least_privileged(&self) -> Result<Arc<dyn Backend>> {
@@ -147,6 +160,10 @@ impl Remote for Alone {
 
 async fn join(url: String) -> Result<Arc<dyn Backend>> {
     EtcdConnector::with_options(options()).connect(&mut StoreUrl::parse(&url)?).await
+}
+
+fn open(url: &str) -> Result<Arc<dyn Backend>> {
+    EtcdConnector::with_options(options()).open(&mut StoreUrl::parse(url)?)
 }
 
 fn options() -> EtcdOptions {
