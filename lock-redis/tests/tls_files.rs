@@ -1,7 +1,5 @@
 //! The files for TLS: what is wrong with one is said by its name, and nothing of what is in it; and the machine's own certificates.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod secured;
 
 use lock_conformance::tls::files::{self, Own};

@@ -1,7 +1,5 @@
 //! Through TLS: whoever is not whom they claim to be is refused, and the error says why.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod secured;
 
 use lock_conformance::servers::{Authority, ClientCertificates, RedisSetup, Tls};

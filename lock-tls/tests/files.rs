@@ -1,7 +1,5 @@
 //! The files: what is wrong with one is said by its name, and nothing of what is in it; good ones are handed on as they are.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use lock_conformance::servers::Authority;
 use lock_conformance::tls::files::BadFiles;
 use lock_core::ErrorKind;
