@@ -47,6 +47,11 @@ pub trait Fixture: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// How many of this process's descriptors the store itself has open: where the network between its nodes is in here, say.
+    fn descriptors(&self) -> usize {
+        0
+    }
+
     /// Ends the store's process and starts it again on the same data; where there is no process, whatever stands for
     /// that.
     async fn restart(&self) -> Result<()> {

@@ -24,6 +24,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) lease: i64,
     /// One of its own, for the time that was asked.
     pub(crate) timed: Option<Timed>,
+    /// Whether it takes a place in the queue, whoever is there.
+    pub(crate) takes_a_place: bool,
 }
 
 /// What the store says to a claim.
@@ -43,7 +45,7 @@ pub(crate) struct Seen {
 }
 
 impl Asked<'_> {
-    /// Takes a place and looks at the queue, if it is to wait; otherwise holds at once if nobody is there, or looks.
+    /// Takes a place and looks at the queue, if it is to; otherwise holds at once if nobody is there, or looks.
     ///
     /// Invariant: nothing is made for a session that is over, or under a name that was withdrawn: both are compared in the step
     /// that makes it.
@@ -52,11 +54,11 @@ impl Asked<'_> {
         let is_new = is_absent(&self.name);
         let is_idle = Compare::create_revision(self.lock.clone(), CompareOp::Equal, 0).with_prefix();
         match &self.timed {
-            None if self.claim.wait => Txn::new()
+            None if self.takes_a_place => Txn::new()
                 .when(with(vec![is_new]))
                 .and_then(vec![self.put(self.lease), self.look_at_queue()])
                 .or_else(self.looks()),
-            Some(_) if self.claim.wait => {
+            Some(_) if self.takes_a_place => {
                 // It holds by its place when its turn comes, and lasts for a time of its own from then on.
                 let takes_a_place = Txn::new().when(with(vec![is_new])).and_then(vec![self.put(self.lease)]);
                 let otherwise = [vec![TxnOp::txn(takes_a_place)], self.looks()].concat();
@@ -129,7 +131,14 @@ pub(crate) fn answer(response: &TxnResponse) -> Result<Answer> {
     seen(response).map(Answer::Queue)
 }
 
-/// And to one that looks.
+/// When it was made, if it was made by this transaction: known also where the rest of the answer cannot be read.
+pub(crate) fn made_at(response: &TxnResponse) -> Option<i64> {
+    let took_a_place = |part: TxnOpResponse| matches!(part, TxnOpResponse::Txn(nested) if nested.succeeded());
+    let is_made = response.succeeded() || response.op_responses().into_iter().any(took_a_place);
+    is_made.then(|| revision_of(response).ok()).flatten()
+}
+
+/// And to one that only looks.
 pub(crate) fn seen(response: &TxnResponse) -> Result<Seen> {
     let mut gets = response.op_responses().into_iter().filter_map(|response| match response {
         TxnOpResponse::Get(get) => Some(get),

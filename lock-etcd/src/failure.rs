@@ -57,6 +57,8 @@ pub(crate) fn is_of_the_endpoint(error: &Driver) -> bool {
             is_code(status.code() as i32, &[UNAVAILABLE, UNKNOWN, DEADLINE, CANCELLED, INTERNAL])
         }
         Driver::InvalidArgs(_) | Driver::InvalidUri(_) | Driver::Utf8Error(_) => false,
+        // A lease has ended: its session's affair, and nobody else's.
+        Driver::LeaseKeepAliveError(_) => false,
         _ => true,
     }
 }

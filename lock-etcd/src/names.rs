@@ -1,5 +1,7 @@
 //! [`Names`]: what the store's keys are called.
 
+use std::fmt;
+
 use lock_core::{Error, LockKey, Result, SessionId, Ticket};
 
 /// Every name of one store begins with `ROOT/`.
@@ -54,8 +56,8 @@ impl Names {
 }
 
 /// The name of a claim under its lock's: whose it is, and which of several of one session.
-pub(crate) fn claim(lock: &str, lease: i64, slot: u32) -> String {
-    format!("{lock}{lease:016x}-{slot:x}")
+pub(crate) fn claim(lock: &str, lease: i64, slot: impl fmt::Display) -> String {
+    format!("{lock}{lease:016x}-{slot}")
 }
 
 /// The companion of a claim, which keeps its place for the rest of a time that was asked. It may outlive the claim, and its name

@@ -1,15 +1,24 @@
 //! [`Places`]: which names a session's claims have, and how they stand as far as it knows.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use lock_core::{BootTime, Certainty, Claim, ClaimRef, LockKey, Term, Ticket};
 
 use crate::ahead::Ahead;
 
-/// How many of one session's claims of one lock are in the store at once. Thousands at once have timed out there; the others wait
-/// here, in their order.
+/// How many of one session's claims of one lock wait in the store at once. Thousands at once have timed out there; the others wait
+/// here, in their order. Those that hold are no contenders any more, or a lock with more room than this could never be filled.
 pub(crate) const CONTENDERS: usize = 64;
+
+/// What holds for a fixed time is the holder's own affair, and is never given back here. It is known for so long at most, for
+/// whoever asks again or gives it up at once.
+const KNOWN: Duration = Duration::from_secs(60);
+
+/// So many tickets of which nothing may come are remembered here. Of one that is older nobody here asks any more, and its name in
+/// the store is forbidden there.
+const WITHDRAWN: usize = 100_000;
 
 /// A session's claims.
 ///
@@ -19,15 +28,17 @@ pub(crate) const CONTENDERS: usize = 64;
 pub(crate) struct Places {
     claims: HashMap<Ticket, Place>,
     /// Tickets of which nothing may come any more, whoever asks.
-    withdrawn: HashSet<Ticket>,
+    withdrawn: BTreeSet<Ticket>,
     locks: HashMap<LockKey, Slots>,
+    /// What holds for a fixed time, and until when it is known here.
+    detached: BTreeSet<(BootTime, Ticket)>,
 }
 
 /// One claim's place.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) key: LockKey,
-    pub(crate) slot: u32,
+    pub(crate) slot: Slot,
     pub(crate) stands: Stands,
     pub(crate) at_least: Duration,
     /// It is to have a lease of its own when it holds.
@@ -40,13 +51,24 @@ pub(crate) struct Place {
     unanswered: u32,
     /// A deletion of whatever is under its name was sent, and may still arrive unless it was answered.
     pub(crate) may_be_deleted: bool,
+    /// It does not end with its session, nor is anybody here told of its end.
+    is_detached: bool,
+}
+
+/// What tells a claim's name from those of the session's others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// Used again by others.
+    Again(u32),
+    /// For this claim only: nobody here hears when it has gone.
+    Once(Ticket),
 }
 
 /// Whether a claim may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entered {
     /// In this slot.
-    In(u32),
+    In(Slot),
     /// Not before others of the same session.
     WaitsHere,
     /// Never more.
@@ -79,6 +101,8 @@ struct Slots {
     used: BTreeSet<u32>,
     /// Names under which a late copy could still appear.
     burnt: BTreeSet<u32>,
+    /// How many are in the store, or on their way there, and do not hold as far as is known.
+    contending: usize,
     waiting: VecDeque<Ticket>,
 }
 
@@ -104,9 +128,16 @@ impl Places {
         if let Some(place) = is_next {
             slots.waiting.remove(place);
         }
-        let taken = |slot: &u32| slots.used.contains(slot) || slots.burnt.contains(slot);
-        let slot = (0..).find(|slot| !taken(slot)).unwrap_or(u32::MAX);
-        slots.used.insert(slot);
+        slots.contending += 1;
+        let is_detached = matches!(claim.term, Term::Fixed(_));
+        let slot = if is_detached {
+            Slot::Once(claim.ticket)
+        } else {
+            let taken = |slot: &u32| slots.used.contains(slot) || slots.burnt.contains(slot);
+            let slot = (0..).find(|slot| !taken(slot)).unwrap_or(u32::MAX);
+            slots.used.insert(slot);
+            Slot::Again(slot)
+        };
         let (at_least, is_timed) = match claim.term {
             Term::Session { at_least } => (at_least, !at_least.is_zero()),
             _ => (Duration::ZERO, true),
@@ -121,6 +152,7 @@ impl Places {
             first_since: None,
             unanswered: 0,
             may_be_deleted: false,
+            is_detached,
         };
         self.claims.insert(claim.ticket, place);
         Entered::In(slot)
@@ -156,12 +188,37 @@ impl Places {
         }
     }
 
-    /// The claim that was made at this revision holds, now or since before.
-    pub(crate) fn holds(&mut self, ticket: Ticket, revision: i64, now: BootTime) {
-        let Some(place) = self.claims.get_mut(&ticket) else { return };
+    /// The claim that was made at this revision holds, now or since before. Returns who may be sent in its place.
+    pub(crate) fn holds(&mut self, ticket: Ticket, revision: i64, now: BootTime) -> Option<Ticket> {
+        let place = self.claims.get_mut(&ticket)?;
         (place.ahead, place.first_since) = (None, None);
-        if !matches!(place.stands, Stands::Holds(..)) {
+        let is_new = !matches!(place.stands, Stands::Holds(..));
+        let (key, is_known) = (place.key.clone(), !place.is_detached || place.unanswered > 0);
+        if is_new {
             place.stands = Stands::Holds(revision, now);
+        }
+        let slots = self.locks.get_mut(&key)?;
+        if !is_new {
+            return None;
+        }
+        slots.contending = slots.contending.saturating_sub(1);
+        let next = self.next(&key);
+        if !is_known {
+            self.detached.insert((now + KNOWN, ticket));
+            self.forget_detached(now);
+        }
+        next
+    }
+
+    /// The claim is not in the store any more, and is to be made anew.
+    pub(crate) fn has_gone(&mut self, ticket: Ticket) {
+        let Some(place) = self.claims.get_mut(&ticket) else { return };
+        // What it waited for, it waited for in its old place.
+        (place.ahead, place.first_since) = (None, None);
+        if let Stands::Holds(..) = std::mem::replace(&mut place.stands, Stands::Unknown)
+            && let Some(slots) = self.locks.get_mut(&place.key)
+        {
+            slots.contending += 1;
         }
     }
 
@@ -180,7 +237,7 @@ impl Places {
     pub(crate) fn give_up(&mut self, claim: &ClaimRef, certainty: Certainty) -> bool {
         let (key, ticket) = (&claim.key, claim.ticket);
         if certainty == Certainty::MaybeInFlight {
-            self.withdrawn.insert(ticket);
+            self.withdraw(ticket);
         }
         let Some(slots) = self.locks.get_mut(key) else { return false };
         let before = slots.waiting.len();
@@ -193,15 +250,38 @@ impl Places {
     /// Nothing of this claim is in the store any more.
     pub(crate) fn leave(&mut self, ticket: Ticket, remains: Remains) {
         let Some(place) = self.claims.remove(&ticket) else { return };
-        let Some(slots) = self.locks.get_mut(&place.key) else { return };
-        slots.used.remove(&place.slot);
-        if remains != Remains::Nothing {
-            slots.burnt.insert(place.slot);
-        }
         if remains == Remains::Copy {
-            self.withdrawn.insert(ticket);
+            self.withdraw(ticket);
+        }
+        let Some(slots) = self.locks.get_mut(&place.key) else { return };
+        if !matches!(place.stands, Stands::Holds(..)) {
+            slots.contending = slots.contending.saturating_sub(1);
+        }
+        if let Slot::Again(slot) = place.slot {
+            slots.used.remove(&slot);
+            if remains != Remains::Nothing {
+                slots.burnt.insert(slot);
+            }
         }
         self.forget_if_idle(&place.key);
+    }
+
+    /// Nothing may come of this ticket any more, whoever asks.
+    pub(crate) fn withdraw(&mut self, ticket: Ticket) {
+        self.withdrawn.insert(ticket);
+        if self.withdrawn.len() > WITHDRAWN {
+            self.withdrawn.pop_first();
+        }
+    }
+
+    fn forget_detached(&mut self, now: BootTime) {
+        while let Some(&(until, ticket)) = self.detached.first().filter(|(until, _)| *until <= now) {
+            self.detached.remove(&(until, ticket));
+            // Unless it has gone, and waits again.
+            if self.claims.get(&ticket).is_some_and(|place| matches!(place.stands, Stands::Holds(..))) {
+                self.leave(ticket, Remains::Nothing);
+            }
+        }
     }
 
     fn forget_if_idle(&mut self, key: &LockKey) {
@@ -220,11 +300,20 @@ impl Place {
 
 impl Slots {
     fn free(&self) -> usize {
-        CONTENDERS.saturating_sub(self.used.len())
+        CONTENDERS.saturating_sub(self.contending)
     }
 
     fn is_idle(&self) -> bool {
-        self.used.is_empty() && self.burnt.is_empty() && self.waiting.is_empty()
+        self.contending == 0 && self.used.is_empty() && self.burnt.is_empty() && self.waiting.is_empty()
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Slot::Again(number) => write!(f, "{number:x}"),
+            Slot::Once(ticket) => write!(f, "t{:x}", ticket.0),
+        }
     }
 }
 
@@ -241,19 +330,23 @@ mod tests {
         Claim::new(key(), Ticket(ticket), Mode::Exclusive, Permit::MUTEX).waiting(true)
     }
 
+    fn slot(number: u32) -> Entered {
+        Entered::In(Slot::Again(number))
+    }
+
     #[test]
     fn a_slot_is_used_again_when_nothing_can_come_of_it() {
         let mut places = Places::default();
         assert_eq!(
             (places.enter(&claim(1)), places.enter(&claim(2)), places.enter(&claim(1))),
-            (Entered::In(0), Entered::In(1), Entered::In(0))
+            (slot(0), slot(1), slot(0))
         );
         places.leave(Ticket(1), Remains::Nothing);
         places.leave(Ticket(2), Remains::Copy);
         assert_eq!(places.enter(&claim(2)), Entered::Withdrawn);
-        assert_eq!((places.enter(&claim(3)), places.enter(&claim(4))), (Entered::In(0), Entered::In(2)));
+        assert_eq!((places.enter(&claim(3)), places.enter(&claim(4))), (slot(0), slot(2)));
         places.leave(Ticket(3), Remains::Deletion);
-        assert_eq!(places.enter(&claim(5)), Entered::In(3));
+        assert_eq!(places.enter(&claim(5)), slot(3));
     }
 
     #[test]
@@ -280,13 +373,45 @@ mod tests {
         assert_eq!(places.next(&key()), Some(Ticket(many)));
         assert_eq!(places.enter(&claim(many + 1)), Entered::WaitsHere, "one came before");
         assert_eq!(places.enter(&claim(many + 9)), Entered::WaitsHere);
-        assert_eq!(places.enter(&claim(many)), Entered::In(0));
+        assert_eq!(places.enter(&claim(many)), slot(0));
         let given_up = ClaimRef::new(key(), Ticket(many + 1));
         assert!(
             places.give_up(&given_up, Certainty::Settled) && !places.give_up(&given_up, Certainty::Settled)
         );
         places.leave(Ticket(1), Remains::Nothing);
         assert_eq!(places.next(&key()), Some(Ticket(many + 2)));
+    }
+
+    #[test]
+    fn whoever_holds_is_no_contender() {
+        let (mut places, now) = (Places::default(), BootTime::from_nanos(0));
+        let many = u64::try_from(CONTENDERS).unwrap();
+        for ticket in 0..many + 1 {
+            places.enter(&claim(ticket));
+        }
+        assert_eq!(places.holds(Ticket(0), 1, now), Some(Ticket(many)));
+        assert_eq!(places.holds(Ticket(0), 1, now), None, "told once");
+        assert_eq!(places.enter(&claim(many)), slot(64));
+        // It is ended by force, and made anew.
+        places.has_gone(Ticket(0));
+        places.leave(Ticket(1), Remains::Nothing);
+        assert_eq!(places.enter(&claim(many + 1)), Entered::WaitsHere);
+        for ticket in 0..many + 1 {
+            places.leave(Ticket(ticket), Remains::Nothing);
+        }
+        places.give_up(&ClaimRef::new(key(), Ticket(many + 1)), Certainty::Settled);
+        assert!(places.locks.is_empty() && places.claims.is_empty(), "{places:?}");
+    }
+
+    #[test]
+    fn what_holds_for_a_fixed_time_is_forgotten() {
+        let mut places = Places::default();
+        for ticket in 0..1_000 {
+            let now = BootTime::from_nanos(0) + KNOWN * u32::try_from(ticket).unwrap();
+            places.enter(&claim(ticket).term(Term::Fixed(KNOWN * 9)));
+            places.holds(Ticket(ticket), 1, now);
+        }
+        assert!(places.claims.len() < 3 && places.locks.len() < 2, "{places:?}");
     }
 
     #[test]

@@ -51,10 +51,9 @@ impl Queue {
         self.entries.iter().position(|entry| entry.name == name)
     }
 
-    /// Whether the claim in this place holds.
+    /// Whether the claim in this place holds. Weights of another capacity mean something else: where one is before it, it does not.
     pub(crate) fn holds(&self, place: usize) -> bool {
-        let entry = &self.entries[place];
-        self.weight_before(place) + u64::from(entry.permit.weight()) <= u64::from(entry.permit.capacity())
+        self.fits(place, self.entries[place].permit)
     }
 
     /// How many of them hold: the first ones.
@@ -64,7 +63,7 @@ impl Queue {
 
     /// Whether another claim would hold behind all that there are.
     pub(crate) fn has_room_for(&self, permit: Permit) -> bool {
-        self.weight_before(self.entries.len()) + u64::from(permit.weight()) <= u64::from(permit.capacity())
+        self.fits(self.entries.len(), permit)
     }
 
     /// The capacity by which the lock is in use, if another one was asked for.
@@ -81,6 +80,13 @@ impl Queue {
     /// What is in the way of a claim that does not hold: all before it.
     pub(crate) fn obstacle(&self, place: usize) -> Obstacle {
         let (before, own) = (&self.entries[..place], &self.entries[place]);
+        // Nobody holds behind a claim of another capacity, which is being refused and will go.
+        let others = before.iter().filter(|entry| entry.permit.capacity() != own.permit.capacity());
+        let others: HashMap<_, _> = others.map(|entry| (entry.name.clone(), 1)).collect();
+        if !others.is_empty() {
+            let surplus = u64::try_from(others.len()).unwrap_or(u64::MAX);
+            return Obstacle { before: others, surplus, grants: false };
+        }
         let weight = self.weight_before(place) + u64::from(own.permit.weight());
         Obstacle {
             before: before.iter().map(|entry| (entry.name.clone(), entry.permit.weight())).collect(),
@@ -93,12 +99,19 @@ impl Queue {
     pub(crate) fn excluder(&self, place: usize) -> Option<(String, Obstacle)> {
         let (before, own) = (&self.entries[..place], &self.entries[place]);
         let capacity = u64::from(own.permit.capacity());
-        let excludes =
-            |entry: &&Entry| u64::from(entry.permit.weight()) + u64::from(own.permit.weight()) > capacity;
+        let excludes = |entry: &&Entry| {
+            u64::from(entry.permit.weight()) + u64::from(own.permit.weight()) > capacity
+                || entry.permit.capacity() != own.permit.capacity()
+        };
         let name = &before.iter().rev().find(excludes)?.name;
         let before = HashMap::from([(name.clone(), 1)]);
         let grants = place == 1 && self.obstacle(place).grants;
         Some((name.clone(), Obstacle { before, surplus: 1, grants }))
+    }
+
+    fn fits(&self, place: usize, permit: Permit) -> bool {
+        self.weight_before(place) + u64::from(permit.weight()) <= u64::from(permit.capacity())
+            && self.entries[..place].iter().all(|entry| entry.permit.capacity() == permit.capacity())
     }
 
     fn weight_before(&self, place: usize) -> u64 {
@@ -155,6 +168,18 @@ mod tests {
         }
         let (name, obstacle) = queue.excluder(1).unwrap();
         assert_eq!((name.as_str(), obstacle.grants), ("k/1", true));
+    }
+
+    /// One that asked by another capacity, and has not been taken back yet.
+    #[test]
+    fn nobody_holds_behind_another_capacity() {
+        let of_five = Permit::new(1, 5).unwrap();
+        let queue = queue(&[of_five, Permit::MUTEX, of_five]);
+        assert_eq!((queue.holders(), queue.has_room_for(of_five)), (1, false));
+        assert!(!queue.holds(2), "if the first goes, the mutex is next");
+        let obstacle = queue.obstacle(2);
+        assert_eq!((obstacle.before.keys().next().unwrap().as_str(), obstacle.grants), ("k/2", false));
+        assert_eq!(queue.excluder(2).unwrap().0, "k/2");
     }
 
     #[test]

@@ -55,14 +55,14 @@ pub(crate) async fn inspect(link: &Link, names: &Names, key: &LockKey) -> Result
 /// In the order of the names: each key that is there is held or waited for.
 pub(crate) async fn list(link: &Link, names: &Names, query: &Query) -> Result<Page> {
     let locks = names.locks();
-    let end = locks.replace("/l/", "/l0");
+    let end = locks.trim_end_matches('/').to_owned() + "0";
     let mut from = match &query.after {
         // Behind all claims of that key.
         Some(after) => {
             let key = LockKey::new(after.as_str())?.under(query.prefix.as_ref());
-            names.lock(&key).trim_end_matches('/').to_owned() + "0"
+            (names.lock(&key).trim_end_matches('/').to_owned() + "0").into_bytes()
         }
-        None => locks,
+        None => locks.into_bytes(),
     };
     let mut page = Page::default();
     loop {
@@ -84,8 +84,9 @@ pub(crate) async fn list(link: &Link, names: &Names, query: &Query) -> Result<Pa
             }
             page.keys.push(key);
         }
-        match found.kvs().last().and_then(|kv| kv.key_str().ok()) {
-            Some(last) if found.more() => from = format!("{last}\0"),
+        match found.kvs().last() {
+            // Whatever it is called: something else may lie there.
+            Some(last) if found.more() => from = [last.key(), b"\0"].concat(),
             _ => return Ok(page),
         }
     }

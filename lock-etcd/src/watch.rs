@@ -4,14 +4,18 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use etcd_client::{
     Client, EventType, WatchClient, WatchFilterType, WatchOptions, WatchResponse, WatchStream,
 };
-use lock_core::{Error, ErrorKind, Result};
+use lock_core::{BootTime, Clock, Error, ErrorKind, Result, SystemClock};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
+
+/// A stream of watches lasts longer than this, or something is wrong with it.
+const CALM: Duration = Duration::from_millis(100);
 
 /// What a watch tells. Never blocks.
 pub(crate) type Tell = Arc<dyn Fn(News<'_>) + Send + Sync>;
@@ -57,9 +61,10 @@ enum Order {
     Forget { id: i64 },
 }
 
-/// Whom a watch tells. It has ended when this is gone.
+/// Whom a watch tells. It has ended when this is gone; and says so, unless nobody asks any more: also where its task is dropped
+/// with a runtime that ends.
 struct Ear {
-    tell: Tell,
+    tell: Option<Tell>,
     alive: Arc<AtomicBool>,
 }
 
@@ -97,13 +102,9 @@ impl Watches {
         };
         drop(task);
         let (id, alive) = (IDS.fetch_add(1, Ordering::Relaxed), Arc::new(AtomicBool::new(true)));
-        let ear = Ear { tell, alive: alive.clone() };
+        let ear = Ear { tell: Some(tell), alive: alive.clone() };
         // If the task has ended meanwhile, the watch is broken from the start.
-        if let Err(order) = orders.send(Order::Watch { id, range, ear })
-            && let Order::Watch { ear, .. } = order.0
-        {
-            ear.breaks();
-        }
+        let _ = orders.send(Order::Watch { id, range, ear });
         Ok(Watch { id, orders, alive, closed: self.closed.clone() })
     }
 
@@ -142,65 +143,65 @@ impl Drop for Watch {
 }
 
 impl Ear {
-    /// In this order: whoever asks again because of it finds the watch ended.
-    fn breaks(self) {
-        let tell = self.tell.clone();
-        drop(self);
-        tell(News::Broken);
+    /// Nobody asks any more.
+    fn forget(mut self) {
+        self.tell = None;
     }
 }
 
 impl Drop for Ear {
+    /// In this order: whoever asks again because of it finds the watch ended.
     fn drop(&mut self) {
         self.alive.store(false, Ordering::SeqCst);
+        if let Some(tell) = self.tell.take() {
+            tell(News::Broken);
+        }
     }
 }
 
 async fn serve(client: WatchClient, mut orders: UnboundedReceiver<Order>) {
     let mut ears: HashMap<i64, Ear> = HashMap::new();
     let mut stream: Option<WatchStream> = None;
+    let (clock, mut began) = (SystemClock::new(), None);
     loop {
         let order = match &mut stream {
             None => orders.recv().await,
             Some(open) => tokio::select! {
                 order = orders.recv() => order,
                 response = open.message() => {
-                    match response {
-                        // The token with which the stream was opened has expired, and the server names no watch that it
-                        // refuses for that: a new stream takes the new token.
-                        Ok(Some(response)) if response.canceled() && response.watch_id() < 0 => {
-                            stream = None;
-                            broken(&mut ears);
-                        }
+                    let goes_on = match response {
                         Ok(Some(response)) => told(&response, &mut ears),
-                        Ok(None) | Err(_) => {
-                            stream = None;
-                            broken(&mut ears);
-                        }
+                        Ok(None) | Err(_) => false,
+                    };
+                    if !goes_on {
+                        stream = None;
+                        broken(&mut ears, &clock, began).await;
                     }
                     continue;
                 }
             },
         };
-        match order {
+        let goes_on = match order {
             None => return,
-            Some(Order::Forget { id }) => {
-                // Else it has ended by itself.
-                if ears.remove(&id).is_some()
-                    && let Some(open) = &mut stream
-                    && open.cancel(id).await.is_err()
-                {
-                    stream = None;
-                    broken(&mut ears);
+            Some(Order::Forget { id }) => match (ears.remove(&id), &mut stream) {
+                (Some(ear), Some(open)) => {
+                    ear.forget();
+                    open.cancel(id).await.is_ok()
                 }
-            }
+                // It has ended by itself.
+                _ => true,
+            },
             Some(Order::Watch { id, range, ear }) => {
                 ears.insert(id, ear);
-                if begin(&client, &mut stream, id, range).await.is_err() {
-                    stream = None;
-                    broken(&mut ears);
+                if stream.is_none() {
+                    began = Some(clock.boot());
                 }
+                begin(&client, &mut stream, id, range).await.is_ok()
             }
+        };
+        if !goes_on {
+            stream = None;
+            broken(&mut ears, &clock, began).await;
         }
     }
 }
@@ -227,17 +228,16 @@ async fn begin(
     }
 }
 
-fn told(response: &WatchResponse, ears: &mut HashMap<i64, Ear>) {
+/// Whether the stream is still good for the others.
+fn told(response: &WatchResponse, ears: &mut HashMap<i64, Ear>) -> bool {
     let id = response.watch_id();
     if response.canceled() {
-        // Also where what it would go on with has been compacted away.
-        if let Some(ear) = ears.remove(&id) {
-            ear.breaks();
-        }
-        return;
+        // Also where what it would go on with has been compacted away. Of a watch that it refuses the server does not say which it
+        // is: the token with which the stream was opened is over, say, and it refuses every one from then on.
+        return ears.remove(&id).is_some() || !(response.created() || id < 0);
     }
     // What is told may end the watch, or another.
-    let Some(tell) = ears.get(&id).map(|ear| ear.tell.clone()) else { return };
+    let Some(tell) = ears.get(&id).and_then(|ear| ear.tell.clone()) else { return true };
     if response.created() {
         tell(News::Begun {
             revision: response.header().map_or(i64::MAX, etcd_client::ResponseHeader::revision),
@@ -251,10 +251,13 @@ fn told(response: &WatchResponse, ears: &mut HashMap<i64, Ear>) {
             EventType::Delete => tell(News::Gone { name, revision: kv.mod_revision() }),
         }
     }
+    true
 }
 
-fn broken(ears: &mut HashMap<i64, Ear>) {
-    for (_, ear) in std::mem::take(ears) {
-        ear.breaks();
+/// Everybody is told, and asks again. A stream that breaks as soon as it has begun would have them ask without a pause.
+async fn broken(ears: &mut HashMap<i64, Ear>, clock: &SystemClock, began: Option<BootTime>) {
+    if began.is_some_and(|began| clock.boot().since(began) < CALM) {
+        clock.sleep(CALM).await;
     }
+    ears.clear();
 }

@@ -19,7 +19,7 @@ cases! { "connections":
     48 => reset_in_the_middle_of_an_acquire,
     49 => a_retry_recognises_its_own_claim,
     50 => a_black_hole_keeps_nobody_for_longer,
-    51 => half_closed_and_in_slow_slices,
+    #[alone] 51 => half_closed_and_in_slow_slices,
     52 => reconnecting_tells_the_truth,
     53 => the_server_ends_connection_or_session,
     54 => nothing_is_retried_blindly,

@@ -59,24 +59,32 @@ async fn lost_while_it_is_held(scene: &Scene, how: Loss) -> Verdict {
     scene.is_renewed(&guard).await?;
     scene.remote()?.lose_leader(&key, how).await?;
     let token = guard.token();
-    let deadline = tokio::select! {
+    let lost = tokio::select! {
         deadline = last_deadline(&guard) => Some(deadline),
         () = scene.pause(scene.longest().await? * 3) => None,
     };
-    if deadline.is_none() {
-        // It is held, and so nobody else was granted it.
-        expect(!waiting.is_finished(), "nobody beside the holder", "the waiter has an answer")?;
-        scene.is_renewed(&guard).await?;
-        expect_eq("its release", guard.release().await?, End::Released)?;
-    }
+    let over = match lost {
+        Some(deadline) => deadline,
+        None => {
+            scene.is_renewed(&guard).await?;
+            let before = scene.now();
+            expect_eq("its release", guard.release().await?, End::Released)?;
+            before
+        }
+    };
     let limit = scene.longest().await? * 2 + SOON * 5;
     let (answer, at) = without_panic(scene.within(limit, "an answer to the waiter", waiting).await?)?;
     let next = match without_panic(answer)? {
         Ok(next) => {
-            let after = deadline.is_none_or(|deadline| deadline < at);
-            expect(after, "the holder's own deadline to be before its successor's grant", "it came later")?;
+            let end = if lost.is_some() { "own deadline" } else { "release" };
+            expect(
+                over < at,
+                format_args!("the holder's {end} to be before its successor's grant"),
+                "it came later",
+            )?;
             next
         }
+        // Its own session has ended meanwhile.
         Err(error) if error.is_retryable() => scene.free_again(&other, key).await?,
         Err(error) => return Err(error.into()),
     };

@@ -214,6 +214,11 @@ impl EtcdCluster {
         leader.disarm().await
     }
 
+    /// How many descriptors of this process are for what its members say to each other. It changes with how much that is.
+    pub fn descriptors(&self) -> usize {
+        self.network.descriptors()
+    }
+
     async fn agreed_leader(&self) -> Result<&Member> {
         let asked =
             self.present().map(|member| Arc::clone(&member.etcd)).map(async |etcd| etcd.status().await);

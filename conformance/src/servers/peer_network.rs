@@ -103,6 +103,12 @@ impl PeerNetwork {
         self.cut(|cut| cut.remove(&member));
     }
 
+    /// How many descriptors its connections have open in this process. Members make more of them when they have much to say.
+    pub(super) fn descriptors(&self) -> usize {
+        // One from the member, one to the pair's proxy, and both of that.
+        self.pairs.iter().map(|pair| pair.proxy.connections() * 4).sum()
+    }
+
     fn cut(&self, change: impl FnOnce(&mut BTreeSet<usize>) -> bool) {
         let mut cut = self.cut_off.lock().unwrap_or_else(PoisonError::into_inner);
         let before = cut.clone();

@@ -18,6 +18,9 @@ use crate::names;
 use crate::place::{Entered, Remains, Stands};
 use crate::queue::Queue;
 
+/// So often whoever tries is sent behind those that it has seen.
+const QUICK: u32 = 3;
+
 /// A look, and the line over which it was made: who waits watches over the same one.
 pub(super) struct Looked {
     pub(super) seen: Seen,
@@ -27,7 +30,16 @@ pub(super) struct Looked {
 impl Shared {
     pub(super) async fn claim(self: &Arc<Shared>, claim: &Claim) -> Result<Claimed> {
         let time = time_of_its_own(claim.term)?;
-        let entered = self.places().enter(claim);
+        let (entered, next) = {
+            let mut places = self.places();
+            let is_new = places.of(claim.ticket).is_none();
+            let entered = places.enter(claim);
+            // Several places may have become free when one of those who wait here was told.
+            let next =
+                if is_new && matches!(entered, Entered::In(_)) { places.next(&claim.key) } else { None };
+            (entered, next)
+        };
+        self.tell_next(next);
         let slot = match entered {
             Entered::In(slot) => slot,
             Entered::WaitsHere => return self.waits_here(claim).await,
@@ -45,12 +57,15 @@ impl Shared {
             info: &self.info,
             lease: self.lease,
             timed: None,
+            takes_a_place: claim.wait,
         };
         let claimed = self.ask(&mut asked, time).await;
         if !matches!(claimed, Ok(Claimed::Granted { .. } | Claimed::Queued { .. })) {
             self.was_not_made(&asked, &claimed).await;
         }
-        claimed
+        // What is in the store is to be released, whatever went wrong after it was made.
+        let is_left = !self.is_unknown(&asked);
+        claimed.map_err(|error| if is_left { error.effect(Effect::Unknown) } else { error })
     }
 
     /// Asks until the answer is certain.
@@ -61,12 +76,13 @@ impl Shared {
                 return self.stands_at(asked, place, looked, time).await;
             }
             // Somebody has ended it. It is made anew.
-            self.of(asked.claim.ticket, |place| place.stands = Stands::Unknown);
+            self.places().has_gone(asked.claim.ticket);
         }
         if let Some(time) = time {
             asked.timed = Some(Timed::begin(&self.link, self.id, asked.claim.ticket, time).await?);
         }
         let mut answered = self.send(asked, asked.first()).await?;
+        let mut quick = 0..QUICK;
         loop {
             let looked = match answered {
                 (Answer::Granted(revision), _) => {
@@ -84,15 +100,22 @@ impl Shared {
             if let Some(in_force) = queue.other_capacity(None, asked.claim.permit) {
                 return Err(refused(Outcome::CapacityMismatch { in_force }));
             }
-            if asked.claim.wait {
+            if asked.takes_a_place {
                 return Err(unexpected("a claim that waits"));
             }
             if !queue.has_room_for(asked.claim.permit) {
                 self.tell_holders_of_a_try(&asked.claim.key, &queue).await;
                 return Ok(Claimed::Busy(busy(&queue)));
             }
-            // There is room. Whoever is quicker is looked at again: who has seen room is not told that it is busy.
-            answered = self.send(asked, asked.behind(revision)).await?;
+            // There is room. Whoever is quicker is looked at again: who has seen room is not told that it is busy. Where others come
+            // all the time, only a place among them says whether there is room for this one, too.
+            answered = match quick.next() {
+                Some(_) => self.send(asked, asked.behind(revision)).await?,
+                None => {
+                    asked.takes_a_place = true;
+                    self.send(asked, asked.first()).await?
+                }
+            };
         }
     }
 
@@ -112,19 +135,31 @@ impl Shared {
             );
         }
         if let Some(in_force) = queue.other_capacity(Some(place), asked.claim.permit) {
-            let deletes = vec![TxnOp::delete(asked.name.clone(), None)];
-            let own = Txn::new().when(vec![is_made_at(&asked.name, entry.revision)]);
-            self.txn(own.and_then(deletes)).await?;
-            self.of(asked.claim.ticket, |place| place.stands = Stands::Unknown);
+            self.takes_back(asked, entry.revision).await?;
             return Err(refused(Outcome::CapacityMismatch { in_force }));
         }
         if !queue.holds(place) {
-            return self.waits(asked, place, looked).await;
+            if asked.claim.wait {
+                return self.waits(asked, place, looked).await;
+            }
+            // It only tried.
+            self.takes_back(asked, entry.revision).await?;
+            self.tell_holders_of_a_try(&asked.claim.key, queue).await;
+            return Ok(Claimed::Busy(busy(queue)));
         }
         if let Some(time) = time {
             self.begins_its_time(asked, entry, time).await?;
         }
         self.granted(asked, entry.revision)
+    }
+
+    /// It has a place that it is not to have.
+    async fn takes_back(&self, asked: &Asked<'_>, revision: i64) -> Result<()> {
+        let deletes = vec![TxnOp::delete(asked.name.clone(), None)];
+        let own = Txn::new().when(vec![is_made_at(&asked.name, revision)]);
+        self.txn(own.and_then(deletes)).await?;
+        self.places().has_gone(asked.claim.ticket);
+        Ok(())
     }
 
     /// It has come to hold by its place. What is to last for a time of its own is given that now.
@@ -144,7 +179,7 @@ impl Shared {
             _ => asked.companion(&timed, Some(entry.revision)),
         };
         let txn = Txn::new().when(vec![is_made_at(&entry.name, entry.revision)]).and_then(vec![put]);
-        if !self.txn(txn).await?.0.succeeded() {
+        if !self.txn_of_timed(txn).await?.0.succeeded() {
             return Err(
                 Error::unavailable("the claim was ended while it was granted").effect(Effect::Unknown)
             );
@@ -154,7 +189,8 @@ impl Shared {
 
     pub(super) fn granted(&self, asked: &Asked<'_>, revision: i64) -> Result<Claimed> {
         let (token, proof) = self.grant(asked.name.clone(), revision)?;
-        self.places().holds(asked.claim.ticket, revision, self.now());
+        let next = self.places().holds(asked.claim.ticket, revision, self.now());
+        self.tell_next(next);
         Ok(Claimed::Granted { token, proof })
     }
 
@@ -179,14 +215,19 @@ impl Shared {
     }
 
     /// Sends what may make the claim. Without an answer it may still arrive, for as long as the session lives.
+    ///
+    /// That it was made is noted at once: whatever goes wrong from here on, it is there, and has to be given back.
     async fn send(&self, asked: &Asked<'_>, txn: Txn) -> Result<(Answer, Arc<Line>)> {
         let ticket = asked.claim.ticket;
         self.places().sent(ticket);
-        let sent = self.txn(txn).await;
+        let sent = self.txn_of_timed(txn).await;
         if sent.as_ref().err().is_none_or(|error| error.took_effect() == Effect::NotApplied) {
             self.places().answered(ticket);
         }
         let (response, line): (TxnResponse, _) = sent?;
+        if let Some(revision) = claim::made_at(&response) {
+            self.of(ticket, |place| place.stands = Stands::Waits(revision));
+        }
         Ok((claim::answer(&response)?, line))
     }
 

@@ -91,7 +91,9 @@ impl Session for EtcdSession {
         let (renewed, looked) =
             tokio::join!(lease::renew(&shared.link, shared.lease), shared.txn(Txn::new().and_then(gets)));
         renewed.map_err(or_lost)?;
-        let mut found = found(&looked?.0);
+        let looked = looked?.0;
+        let seen_at = looked.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let mut found = found(&looked);
         if found.next().flatten().is_none() {
             return Err(Error::session_lost(Reason::SessionEnded));
         }
@@ -100,7 +102,7 @@ impl Session for EtcdSession {
             shared.listen().await?;
         }
         let standings = known.iter().zip(&names).map(|(claim, name)| match name {
-            Some(_) => shared.standing(claim, found.next().flatten().as_ref()),
+            Some(_) => shared.standing(claim, found.next().flatten().as_ref(), seen_at),
             None => shared.standing_here(claim),
         });
         Ok(Renewal::new(standings.collect()))
@@ -120,9 +122,11 @@ impl Session for EtcdSession {
 }
 
 impl Shared {
-    fn standing(&self, claim: &ClaimRef, found: Option<&KeyValue>) -> Standing {
+    /// Of a claim that has a name, as it was found at this revision of the store.
+    fn standing(&self, claim: &ClaimRef, found: Option<&KeyValue>, seen_at: i64) -> Standing {
         let entry = match found.map(claim::read) {
             Some(Ok(entry)) if entry.ticket == claim.ticket => entry,
+            Some(Ok(_)) | None if self.is_since(claim.ticket, seen_at) => return Standing::Unknown,
             Some(Ok(_)) | None => return Standing::Gone,
             Some(Err(_)) => return Standing::Unknown,
         };
@@ -141,9 +145,22 @@ impl Shared {
         }
     }
 
-    /// Of a claim that is not in the store.
+    /// Whether a claim was made, or is being made, since the store was at this revision: that it was not there says nothing.
+    fn is_since(&self, ticket: Ticket, seen_at: i64) -> bool {
+        self.of(ticket, |place| match place.stands {
+            Stands::Unknown => true,
+            Stands::Waits(revision) | Stands::Holds(revision, _) => revision > seen_at,
+        })
+        .unwrap_or(false)
+    }
+
+    /// Of a claim that had no name when the store was asked.
     fn standing_here(&self, claim: &ClaimRef) -> Standing {
-        let places = self.places();
+        let mut places = self.places();
+        if places.of(claim.ticket).is_some() {
+            // It has been sent meanwhile.
+            return Standing::Unknown;
+        }
         if !places.waits_here(&claim.key, claim.ticket) {
             return Standing::Gone;
         }
@@ -168,12 +185,26 @@ impl Shared {
             places.leave(claim.ticket, remains);
             places.next(&claim.key)
         };
+        self.tell_next(next);
+    }
+
+    /// Who waits here, and may be sent now.
+    fn tell_next(&self, next: Option<Ticket>) {
         next.into_iter().for_each(|ticket| self.sink.send(Event::Recheck(ticket)));
     }
 
     async fn txn(&self, txn: Txn) -> Result<(TxnResponse, Arc<Line>)> {
+        self.txn_of_timed(txn).await.map_err(or_lost)
+    }
+
+    /// The same for what is written with a lease of its own, and only for a session that is there: a lease that is gone is then not
+    /// the session's. Nothing has been done in that case.
+    async fn txn_of_timed(&self, txn: Txn) -> Result<(TxnResponse, Arc<Line>)> {
         let before = self.link.revision();
-        let answered = self.link.txn(txn).await.map_err(or_lost)?;
+        let answered =
+            self.link.txn(txn).await.map_err(|error| {
+                if is_lease_gone(&error) { error.effect(Effect::NotApplied) } else { error }
+            })?;
         if let Some(header) = answered.0.header() {
             self.link.is_at(header.revision(), before);
         }

@@ -1,7 +1,7 @@
 //! Giving back a hold, or a place in the queue.
 
 use etcd_client::{PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
-use lock_core::{Certainty, ClaimRef, Effect, Event, Released, Result, Ticket};
+use lock_core::{Certainty, ClaimRef, Effect, Released, Result, Ticket};
 
 use super::Shared;
 use crate::claim::{exists, is_made_at};
@@ -14,7 +14,8 @@ impl Shared {
         let Some(name) = self.name_of(claim) else { return Ok(self.give_up(claim, certainty)) };
         let given = self.given_back(claim);
         let ends_its_time = given.is_timed && !given.keeps_its_place;
-        let is_settled = certainty == Certainty::Settled && !given.may_arrive;
+        // The engine is uncertain also of a claim that only looked, or asked again for what it had: here it is known.
+        let is_settled = !given.may_arrive;
         let (deleted, remains) = match given.made_at {
             Some(_) if is_settled && !ends_its_time && !given.may_be_deleted => {
                 // The shortest way. Sent again it could delete the next claim under this name, and so it is sent once.
@@ -41,6 +42,9 @@ impl Shared {
             let _ = lease::revoke(&self.link, Timed::id_of(self.id, claim.ticket)).await;
         }
         self.has_left(claim, remains);
+        if certainty == Certainty::MaybeInFlight {
+            self.places().withdraw(claim.ticket);
+        }
         Ok(if deleted > 0 { Released::Done } else { Released::Gone })
     }
 
@@ -50,7 +54,7 @@ impl Shared {
             let mut places = self.places();
             (places.give_up(claim, certainty), places.next(&claim.key))
         };
-        next.into_iter().for_each(|ticket| self.sink.send(Event::Recheck(ticket)));
+        self.tell_next(next);
         if gave_up { Released::Done } else { Released::Gone }
     }
 

@@ -41,10 +41,18 @@ impl Shared {
         let (ticket, own, now) = (asked.claim.ticket, &queue.entries()[place], self.now());
         let is_first = queue.holders() == place;
         let is_first_for = self.of(ticket, |place| {
+            if matches!(place.stands, Stands::Holds(revision, _) if revision == own.revision) {
+                return Err(());
+            }
             place.stands = Stands::Waits(own.revision);
             place.first_since = is_first.then(|| place.first_since.unwrap_or(now));
-            place.first_since.map(|since| now.since(since))
+            Ok(place.first_since.map(|since| now.since(since)))
         });
+        // News have overtaken this look: it holds, and never again waits.
+        if is_first_for == Some(Err(())) {
+            return self.granted(asked, own.revision);
+        }
+        let is_first_for = is_first_for.and_then(Result::ok);
         let has_to_look = self.hear(asked, queue, place, &looked)?;
         let recheck_in = match is_first_for.flatten() {
             _ if has_to_look => Some(Duration::ZERO),
@@ -134,6 +142,7 @@ impl Shared {
     ///
     /// Invariant: a claim cannot appear before another one. So it is enough to know of all that were there that so many have gone.
     fn is_out_of_the_way(&self, ticket: Ticket, revision: i64, grants: bool) {
+        let mut next = None;
         let name = {
             let mut places = self.places();
             let Some(place) = places.of(ticket).filter(|place| place.stands == Stands::Waits(revision))
@@ -142,7 +151,7 @@ impl Shared {
             };
             let name = names::claim(&self.names.lock(&place.key), self.lease, place.slot);
             grants.then(|| {
-                places.holds(ticket, revision, self.now());
+                next = places.holds(ticket, revision, self.now());
                 name
             })
         };
@@ -151,6 +160,7 @@ impl Shared {
             Some((token, proof)) => Event::Granted { ticket, token, proof },
             None => Event::Recheck(ticket),
         });
+        self.tell_next(next);
     }
 
     /// So many claims of this session are in the lock's queue that this one is not sent.
