@@ -108,7 +108,8 @@ impl Link {
         .await
     }
 
-    pub(crate) async fn get(&self, key: String, options: GetOptions) -> Result<GetResponse> {
+    pub(crate) async fn get(&self, key: impl Into<Vec<u8>>, options: GetOptions) -> Result<GetResponse> {
+        let key = key.into();
         self.call(|client| {
             let mut kv = client.kv_client();
             async move { kv.get(key, Some(options)).await }

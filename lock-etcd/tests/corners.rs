@@ -54,10 +54,10 @@ impl Peer {
         loop {
             match self.event().await {
                 Event::Granted { ticket, .. } if ticket == claim.ticket => return,
-                Event::Recheck(ticket) if ticket == claim.ticket => {
-                    if is_granted(&self.claim(claim).await.unwrap()) {
-                        return;
-                    }
+                Event::Recheck(ticket)
+                    if ticket == claim.ticket && is_granted(&self.claim(claim).await.unwrap()) =>
+                {
+                    return;
                 }
                 _ => {}
             }
@@ -230,11 +230,12 @@ async fn whoever_waits_here_is_told_of_every_place() {
     }
     let mut told = Vec::new();
     while told.len() < 2 {
-        if let Event::Recheck(Ticket(ticket)) = peer.event().await {
-            if ticket > CONTENDERS - 1 && !told.contains(&ticket) {
-                peer.waits(&mutex(ticket).waiting(true)).await;
-                told.push(ticket);
-            }
+        if let Event::Recheck(Ticket(ticket)) = peer.event().await
+            && ticket > CONTENDERS - 1
+            && !told.contains(&ticket)
+        {
+            peer.waits(&mutex(ticket).waiting(true)).await;
+            told.push(ticket);
         }
     }
 }
