@@ -38,6 +38,7 @@
 //! - [`history`]: recording what clients believe, and checking whether that can have been.
 //! - [`Wire`] and [`SkewedClock`]: any backend behind calls that fail, and a clock that steps.
 //! - [`servers`]: real servers for the tests of stores that need one, which can be killed, stopped and started again.
+//! - [`tls`]: what a store that speaks TLS is held to.
 //! - [`proxy`]: the network between a client and such a server, and what can go wrong with it.
 //!
 //! The scenarios and the broken stores that the suite has to catch stand in `docs/conformance.md`.
@@ -59,6 +60,7 @@ mod scene;
 pub mod servers;
 mod skew;
 mod suite;
+pub mod tls;
 mod traces;
 mod verdict;
 

@@ -56,7 +56,7 @@ impl EtcdConnector {
             }
         }
         if options.is_with_tls() && !with_tls {
-            options.files.suit(with_tls)?;
+            options.files.suit(with_tls, "etcds")?;
             return Err(wrong("TLS is asked for, and the URL is one without: it has to begin with etcds"));
         }
         match (url.user(), url.password()) {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
 use lock_core::{Error, ErrorKind, ExposeSecret, Result, SystemClock, within};
+use lock_tls::choose_provider;
 
 use crate::failure::{is_hung_up, refused};
 use crate::handshake;
 use crate::options::{EtcdOptions, KEEP_ALIVE};
-use crate::tls::choose_provider;
+use crate::tls;
 
 /// Where servers are, and how a line to one of them is made.
 pub(crate) struct Dial {
@@ -26,7 +27,7 @@ impl Dial {
     /// [`Misconfigured`](ErrorKind::Misconfigured) without an endpoint, or for what does not go together; files for TLS that
     /// cannot be used.
     pub(crate) fn new(endpoints: Vec<String>, with_tls: bool, options: EtcdOptions) -> Result<Dial> {
-        options.files.suit(with_tls)?;
+        options.files.suit(with_tls, "etcds")?;
         if endpoints.is_empty() {
             return Err(wrong("there is no endpoint: name one server of etcd at least"));
         }
@@ -114,7 +115,7 @@ impl Dial {
         if !self.knows_tls() || !is_hung_up(error) {
             return None;
         }
-        let config = self.options.files.config()?;
+        let config = tls::config(&self.options.files)?;
         handshake::refusal_of(endpoint, host(endpoint), config).await.map(refused)
     }
 
@@ -139,7 +140,7 @@ impl Dial {
         }
         // What an application's own options bring with them stays, unless these say something of their own.
         if self.knows_tls() {
-            let mut tls = options.files.options()?;
+            let mut tls = tls::options(&options.files)?;
             // The driver would look for the brackets of an address in the certificate.
             if endpoint.starts_with('[') {
                 tls = tls.domain_name(host(endpoint));

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lock_core::Secret;
-
-use crate::tls::TlsFiles;
+use lock_tls::TlsFiles;
 
 /// As often as servers allow, also while nothing is under way: a connection behind which nobody is any more breaks then.
 pub(crate) const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(2));

@@ -116,7 +116,7 @@ fn options(mut options: RedisOptions, url: &mut StoreUrl) -> Result<RedisOptions
             ));
         }
     }
-    options.tls.suit(url.scheme().starts_with("rediss"))?;
+    options.tls.suit(url.scheme().starts_with("rediss"), "rediss")?;
     Ok(options)
 }
 

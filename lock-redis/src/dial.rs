@@ -26,7 +26,7 @@ use crate::failure::{unexpected, unreachable};
 use crate::gather::Gathering;
 use crate::options::{Credentials, RedisOptions};
 use crate::sentinel::Sentinels;
-use crate::{reply, scripts};
+use crate::{reply, scripts, tls};
 
 /// How many calls may be on their way into the driver: a renewal must not queue behind a burst of claims.
 const BUFFER: usize = 1024;
@@ -286,7 +286,7 @@ fn client(info: ConnectionInfo, options: &RedisOptions) -> Result<Client> {
     let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let info = info.set_tcp_settings(tcp).set_redis_settings(redis);
     if Address::is_with_tls(&info) {
-        return options.tls.client(info);
+        return tls::client(&options.tls, info);
     }
     // Not the driver's own words: they may repeat what was in the settings.
     Client::open(info).map_err(|_| {

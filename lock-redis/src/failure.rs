@@ -10,7 +10,10 @@ use crate::tls;
 
 /// The error for a command that failed.
 pub(crate) fn failed(error: RedisError) -> Error {
-    let (kind, advice) = explain(&error);
+    let (kind, advice) = tls::explain(&error).unwrap_or_else(|| {
+        let (kind, advice) = explain(&error);
+        (kind, advice.into())
+    });
     let effect =
         if error.code().is_some_and(is_refused_up_front) { Effect::NotApplied } else { Effect::Unknown };
     let retryable = kind.usually_passes() || is_passing(&error);
@@ -123,9 +126,6 @@ fn is_refused_up_front(code: &str) -> bool {
 
 fn explain(error: &RedisError) -> (ErrorKind, &'static str) {
     use redis::ErrorKind as Driver;
-    if let Some(explained) = tls::explain(error) {
-        return explained;
-    }
     match (error.kind(), error.code()) {
         (Driver::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
             (ErrorKind::Denied, "check user and password (ACL GETUSER)")

@@ -70,7 +70,7 @@ use self::store::Store;
 /// [`InvalidInput`](lock_core::ErrorKind::InvalidInput) for a namespace that cannot be one;
 /// [`Misconfigured`](lock_core::ErrorKind::Misconfigured) for files for TLS where the client is one without.
 pub fn backend(client: &redis::Client, options: RedisOptions) -> Result<Arc<dyn Backend>> {
-    options.tls.suit(Address::is_with_tls(client.get_connection_info()))?;
+    options.tls.suit(Address::is_with_tls(client.get_connection_info()), "rediss")?;
     let namespace = Namespace::new(&options.namespace)?;
     let (target, idle_after) =
         (Target::Server(Box::new(client.get_connection_info().clone())), options.idle_after);

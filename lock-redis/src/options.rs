@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{Result, Secret};
-
-use crate::tls::TlsFiles;
+use lock_tls::TlsFiles;
 
 const LONGEST_IDLE: Duration = Duration::from_secs(366 * 24 * 3600);
 
