@@ -168,12 +168,14 @@ impl Inner {
         let mut told = Vec::new();
         for (ticket, waiting) in &mut self.waiting {
             // What was looked at later is of another making.
-            let counts = revision > waiting.seen_at
-                && waiting.obstacle.before.contains_key(name)
-                && waiting.gone.insert(name.to_owned());
-            if counts && waiting.is_out_of_the_way() {
+            let Some(held) = waiting.held(name).filter(|_| revision > waiting.seen_at) else { continue };
+            waiting.gone.insert(name.to_owned());
+            if waiting.is_out_of_the_way() {
                 let (ticket, own, obstacle) = (*ticket, waiting.own, waiting.obstacle.clone());
                 told.push(Told::OutOfTheWay { ticket, own, obstacle });
+            } else if !held && waiting.is_first() {
+                // Somebody has to tell the holders that he waits, and whoever did so has gone.
+                told.push(Told::AskAgain(*ticket));
             }
         }
         told
@@ -182,17 +184,30 @@ impl Inner {
 
 impl Waiting {
     fn is_out_of_the_way(&self) -> bool {
-        self.left() == 0
+        let all: u64 = self.obstacle.before.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let left: u64 = self.left().map(|(_, weight)| u64::from(*weight)).sum();
+        all - left >= self.obstacle.surplus
     }
 
+    /// Whether all that is left before the claim holds.
     fn is_first(&self) -> bool {
-        self.left() <= self.obstacle.own
+        self.left().map(|(_, weight)| u64::from(*weight)).sum::<u64>() <= self.obstacle.capacity
     }
 
-    /// How much has still to go.
-    fn left(&self) -> u64 {
-        let gone = self.gone.iter().filter_map(|name| self.obstacle.before.get(name));
-        self.obstacle.surplus.saturating_sub(gone.map(|weight| u64::from(*weight)).sum())
+    /// Whether this one, if it is left before the claim, holds.
+    fn held(&self, name: &str) -> Option<bool> {
+        let mut weight = 0;
+        let is_it = |(left, more): &&(String, u32)| {
+            weight += u64::from(*more);
+            left == name
+        };
+        self.left().find(is_it)?;
+        Some(weight <= self.obstacle.capacity)
+    }
+
+    /// What is left of it.
+    fn left(&self) -> impl Iterator<Item = &(String, u32)> {
+        self.obstacle.before.iter().filter(|(name, _)| !self.gone.contains(name))
     }
 }
 
@@ -204,7 +219,7 @@ mod tests {
 
     fn obstacle(before: &[(&str, u32)], surplus: u64) -> Obstacle {
         let before = before.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect();
-        Obstacle { before, surplus, own: 1, grants: true }
+        Obstacle { before, surplus, capacity: 1, grants: true }
     }
 
     fn gone(heard: &Heard, name: &str, revision: i64) -> Vec<Told> {
@@ -233,7 +248,11 @@ mod tests {
         assert!(!heard.wait(ONE, 9, obstacle(&[("a", 1), ("b", 1)], 2), 9));
         let is_first = || heard.lock().waiting[&ONE].is_first();
         assert!(!is_first());
-        assert_eq!(gone(&heard, "b", 10), []);
+        assert_eq!(gone(&heard, "b", 10), [Told::AskAgain(ONE)]);
+        assert!(is_first());
+        // By a hand-over he becomes it as well, and does not have to look.
+        assert!(!heard.wait(ONE, 19, obstacle(&[("a", 1), ("b", 1)], 2), 19));
+        assert_eq!(gone(&heard, "a", 20), []);
         assert!(is_first());
     }
 

@@ -4,7 +4,7 @@
 //! goes on holding for as long as its key is there; the order of the keys' making is the order of the grants, and the revision
 //! of its making is a claim's token.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use lock_core::Permit;
 
@@ -19,12 +19,12 @@ pub(crate) struct Queue {
 /// What is in the way of a claim that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Obstacle {
-    /// What of it counts, each with its weight.
-    pub(crate) before: HashMap<String, u32>,
+    /// What of it counts, each with its weight, in their order.
+    pub(crate) before: Vec<(String, u32)>,
     /// How much of that has to go.
     pub(crate) surplus: u64,
-    /// How much may be left of that when nobody waits before the claim any more; nothing, where that cannot be told.
-    pub(crate) own: u64,
+    /// The first of them hold, as many as fit this; zero, where that cannot be told.
+    pub(crate) capacity: u64,
     /// Whether that is the grant: nothing else is before the claim, nothing takes the place of what goes, and the grant needs no
     /// further step.
     pub(crate) grants: bool,
@@ -84,16 +84,16 @@ impl Queue {
         let (before, own) = (&self.entries[..place], &self.entries[place]);
         // Nobody holds behind a claim of another capacity, which is being refused and will go.
         let others = before.iter().filter(|entry| entry.permit.capacity() != own.permit.capacity());
-        let others: HashMap<_, _> = others.map(|entry| (entry.name.clone(), 1)).collect();
+        let others: Vec<_> = others.map(|entry| (entry.name.clone(), 1)).collect();
         if !others.is_empty() {
             let surplus = u64::try_from(others.len()).unwrap_or(u64::MAX);
-            return Obstacle { before: others, surplus, own: 0, grants: false };
+            return Obstacle { before: others, surplus, capacity: 0, grants: false };
         }
         let weight = self.weight_before(place) + u64::from(own.permit.weight());
         Obstacle {
             before: before.iter().map(|entry| (entry.name.clone(), entry.permit.weight())).collect(),
             surplus: weight.saturating_sub(u64::from(own.permit.capacity())),
-            own: u64::from(own.permit.weight()),
+            capacity: u64::from(own.permit.capacity()),
             grants: own.kind == Kind::Session && before.iter().all(|entry| entry.kind != Kind::AtLeast),
         }
     }
@@ -107,9 +107,9 @@ impl Queue {
                 || entry.permit.capacity() != own.permit.capacity()
         };
         let name = &before.iter().rev().find(excludes)?.name;
-        let before = HashMap::from([(name.clone(), 1)]);
+        let before = vec![(name.clone(), 1)];
         let grants = place == 1 && self.obstacle(place).grants;
-        Some((name.clone(), Obstacle { before, surplus: 1, own: 0, grants }))
+        Some((name.clone(), Obstacle { before, surplus: 1, capacity: 0, grants }))
     }
 
     fn fits(&self, place: usize, permit: Permit) -> bool {
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!((queue.holders(), queue.has_room_for(of_five)), (1, false));
         assert!(!queue.holds(2), "if the first goes, the mutex is next");
         let obstacle = queue.obstacle(2);
-        assert_eq!((obstacle.before.keys().next().unwrap().as_str(), obstacle.grants), ("k/2", false));
+        assert_eq!((obstacle.before[0].0.as_str(), obstacle.grants), ("k/2", false));
         assert_eq!(queue.excluder(2).unwrap().0, "k/2");
     }
 

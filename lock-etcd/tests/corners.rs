@@ -230,8 +230,9 @@ async fn whoever_waits_here_is_told_of_every_place() {
     }
     let mut told = Vec::new();
     while told.len() < 2 {
+        // Of the others, each hears that its watch began late.
         if let Event::Recheck(Ticket(ticket)) = peer.event().await
-            && ticket > CONTENDERS - 1
+            && ticket > CONTENDERS
             && !told.contains(&ticket)
         {
             peer.waits(&mutex(ticket).waiting(true)).await;
@@ -446,4 +447,41 @@ async fn who_tries_where_the_last_place_has_gone_leaves_nothing() {
     assert_eq!(server.keys("fencepost/l/k/").await.unwrap(), 5);
     other.release(&permit(100), Certainty::Settled).await;
     one.holds(&permit(2)).await;
+}
+
+/// A thousand of them would read a queue of a thousand each otherwise.
+#[tokio::test]
+async fn the_end_of_a_writer_lets_readers_in_who_ask_nothing() {
+    let server = Etcd::start().await.unwrap();
+    let backend = backend(&server).await;
+    let (writer, mut readers) = (Peer::of(&backend).await, Peer::of(&backend).await);
+    let write = Claim::new(key(), Ticket(100), Mode::Exclusive, Permit::WRITER);
+    writer.holds(&write).await;
+    let known: Vec<_> = (0..9)
+        .map(|ticket| Claim::new(key(), Ticket(ticket), Mode::Shared, Permit::READER).waiting(true))
+        .collect();
+    for reader in &known {
+        readers.waits(reader).await;
+    }
+    writer.release(&write, Certainty::Settled).await;
+    let (mut pushed, mut asked) = (0, 0);
+    while pushed + asked < known.len() {
+        match readers.event().await {
+            Event::Granted { .. } => pushed += 1,
+            // Its watch had not begun.
+            Event::Recheck(Ticket(ticket)) => {
+                asked += usize::from(is_granted(
+                    &readers.claim(&known[usize::try_from(ticket).unwrap()]).await.unwrap(),
+                ));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(pushed > 1, "{asked} of them had to ask");
+    let references: Vec<_> = known.iter().map(Claim::reference).collect();
+    let renewal = readers.session.renew(&references).await.unwrap();
+    assert!(
+        renewal.standings.iter().all(|standing| matches!(standing, Standing::Holds { .. })),
+        "{renewal:?}"
+    );
 }

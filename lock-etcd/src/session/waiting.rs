@@ -62,7 +62,8 @@ impl Shared {
             }
             Some(time) if time >= FIRST_LOOK => Some(PATIENCE.saturating_sub(time)),
             Some(time) => Some(FIRST_LOOK.saturating_sub(time)),
-            None => None,
+            // Seldom, and the further behind the more seldom: whoever comes to be the first is to notice it.
+            None => u32::try_from(place - queue.holders()).ok().map(|waiters| LATER_LOOKS * (waiters + 1)),
         };
         Ok(Claimed::Queued { recheck_in, busy: busy(queue) })
     }
