@@ -1,10 +1,13 @@
 //! A claim as one transaction, and its answer.
 
-use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{
+    Compare, CompareOp, GetOptions, PutOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
 use lock_core::{Claim, HolderInfo, Result, SessionId, Term};
 
 use crate::entry::{self, Entry};
 use crate::failure::{damaged, unexpected};
+use crate::gather::Request;
 use crate::lease::Timed;
 use crate::names;
 use crate::queue::Queue;
@@ -34,6 +37,14 @@ pub(crate) enum Answer {
     Granted(i64),
     /// Somebody was there.
     Queue(Seen),
+}
+
+/// What was said to a transaction, by itself or as a part of another one.
+pub(crate) struct Said {
+    succeeded: bool,
+    parts: Vec<TxnOpResponse>,
+    /// The store's, by then.
+    revision: Option<i64>,
 }
 
 /// A lock as it was at one revision of the store.
@@ -75,6 +86,14 @@ impl Asked<'_> {
         let mut may = self.may();
         may.extend([is_absent(&self.name), nobody_came]);
         Txn::new().when(may).and_then(self.puts()).or_else(self.looks())
+    }
+
+    /// The same as what may go together with others.
+    pub(crate) fn request(&self, txn: Txn) -> Request {
+        let value = entry::value(self.id, self.claim, self.info);
+        // Its name and the lock's, which is shorter, are in it so often at most; and a few words besides.
+        let bytes = 10 * self.name.len() + value.len() + 256;
+        Request::Claim { lock: self.lock.clone(), txn, bytes }
     }
 
     /// Only looks: it has its place.
@@ -119,43 +138,61 @@ impl Asked<'_> {
     }
 }
 
-/// What the answer to a transaction that may make the claim says.
-///
-/// # Errors
-/// It lacks what it should have, or something else lies among the claims.
-pub(crate) fn answer(response: &TxnResponse) -> Result<Answer> {
-    let is_made = |response: &TxnOpResponse| matches!(response, TxnOpResponse::Put(_));
-    if response.succeeded() && response.op_responses().iter().all(is_made) {
-        return Ok(Answer::Granted(revision_of(response)?));
+impl Said {
+    pub(crate) fn alone(response: &TxnResponse) -> Said {
+        Said::nested(response, response)
     }
-    seen(response).map(Answer::Queue)
-}
 
-/// When it was made, if it was made by this transaction: known also where the rest of the answer cannot be read.
-pub(crate) fn made_at(response: &TxnResponse) -> Option<i64> {
-    let took_a_place = |part: TxnOpResponse| matches!(part, TxnOpResponse::Txn(nested) if nested.succeeded());
-    let is_made = response.succeeded() || response.op_responses().into_iter().any(took_a_place);
-    is_made.then(|| revision_of(response).ok()).flatten()
-}
+    /// The header of a nested transaction says nothing.
+    pub(crate) fn nested(response: &TxnResponse, whole: &TxnResponse) -> Said {
+        Said {
+            succeeded: response.succeeded(),
+            parts: response.op_responses(),
+            revision: whole.header().map(ResponseHeader::revision),
+        }
+    }
 
-/// And to one that only looks.
-pub(crate) fn seen(response: &TxnResponse) -> Result<Seen> {
-    let mut gets = response.op_responses().into_iter().filter_map(|response| match response {
-        TxnOpResponse::Get(get) => Some(get),
-        _ => None,
-    });
-    let all = gets.next().ok_or_else(|| unexpected("a claim"))?;
-    let (is_withdrawn, session_lives) = match (gets.next(), gets.next()) {
-        (Some(withdrawn), Some(session)) => (!withdrawn.kvs().is_empty(), !session.kvs().is_empty()),
-        // It was made, and so both were compared.
-        (None, None) if response.succeeded() => (false, true),
-        _ => return Err(unexpected("a claim")),
-    };
-    Ok(Seen { queue: queue(all.kvs())?, revision: revision_of(response)?, is_withdrawn, session_lives })
-}
+    /// When it was made, if it was made by this transaction: known also where the rest of the answer cannot be read.
+    pub(crate) fn made_at(&self) -> Option<i64> {
+        let took_a_place =
+            |part: &TxnOpResponse| matches!(part, TxnOpResponse::Txn(nested) if nested.succeeded());
+        self.revision.filter(|_| self.succeeded || self.parts.iter().any(took_a_place))
+    }
 
-fn revision_of(response: &TxnResponse) -> Result<i64> {
-    response.header().map(etcd_client::ResponseHeader::revision).ok_or_else(|| unexpected("a claim"))
+    /// # Errors
+    /// It says none.
+    pub(crate) fn revision(&self) -> Result<i64> {
+        self.revision.ok_or_else(|| unexpected("a claim"))
+    }
+
+    /// What the answer to a transaction that may make the claim says.
+    ///
+    /// # Errors
+    /// It lacks what it should have, or something else lies among the claims.
+    pub(crate) fn answer(self) -> Result<Answer> {
+        let is_made = |part: &TxnOpResponse| matches!(part, TxnOpResponse::Put(_));
+        if self.succeeded && self.parts.iter().all(is_made) {
+            return Ok(Answer::Granted(self.revision()?));
+        }
+        self.seen().map(Answer::Queue)
+    }
+
+    /// And to one that looks.
+    pub(crate) fn seen(self) -> Result<Seen> {
+        let revision = self.revision()?;
+        let mut gets = self.parts.into_iter().filter_map(|part| match part {
+            TxnOpResponse::Get(get) => Some(get),
+            _ => None,
+        });
+        let all = gets.next().ok_or_else(|| unexpected("a claim"))?;
+        let (is_withdrawn, session_lives) = match (gets.next(), gets.next()) {
+            (Some(withdrawn), Some(session)) => (!withdrawn.kvs().is_empty(), !session.kvs().is_empty()),
+            // It was made, and so both were compared.
+            (None, None) if self.succeeded => (false, true),
+            _ => return Err(unexpected("a claim")),
+        };
+        Ok(Seen { queue: queue(all.kvs())?, revision, is_withdrawn, session_lives })
+    }
 }
 
 /// The claims of a lock.

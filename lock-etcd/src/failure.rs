@@ -63,12 +63,33 @@ pub(crate) fn is_of_the_endpoint(error: &Driver) -> bool {
     }
 }
 
+/// Whether it is certain that nothing has come of a call.
+pub(crate) fn is_refused(error: &Driver) -> bool {
+    says(error, LEASE_GONE) || tls_refusal(error).is_some() || explain(error).1 == Effect::NotApplied
+}
+
+/// A transaction, or the answer to it, is larger than is taken here or there.
+pub(crate) fn is_too_much(error: &Driver) -> bool {
+    says(error, "too many operations") || says(error, "too large")
+}
+
+/// The same for another one whose call it was.
+pub(crate) fn copied(error: &Driver) -> Driver {
+    match error {
+        Driver::GRpcStatus(status) => Driver::GRpcStatus(status.clone()),
+        // None that a call ends with once there is a connection.
+        other => Driver::Internal(other.to_string()),
+    }
+}
+
+const LEASE_GONE: &str = "requested lease not found";
+
 /// The lease that a call names is over.
 pub(crate) fn is_lease_gone(error: &Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| {
-        source.downcast_ref::<Driver>().is_some_and(|error| {
-            says(error, "requested lease not found") || matches!(error, Driver::LeaseKeepAliveError(_))
-        })
+        source
+            .downcast_ref::<Driver>()
+            .is_some_and(|error| says(error, LEASE_GONE) || matches!(error, Driver::LeaseKeepAliveError(_)))
     })
 }
 

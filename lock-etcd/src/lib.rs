@@ -15,6 +15,7 @@ mod entry;
 mod failure;
 mod fence;
 mod fenced;
+mod gather;
 mod handshake;
 mod lease;
 mod link;

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, GetResponse, StatusResponse, Txn, TxnResponse};
-use lock_core::{BootTime, Clock, Error, Event, EventSink, Result, SystemClock, telemetry, within};
+use lock_core::{BootTime, Clock, Effect, Error, Event, EventSink, Result, SystemClock, telemetry, within};
 use tokio::sync::OnceCell;
 
+use crate::claim::Said;
 use crate::dial::{Dial, Failed, silent};
 use crate::failure::{failed, failed_on_old_line, is_of_the_endpoint};
+use crate::gather::{Gather, Request, Sent};
 use crate::watch::{Range, Tell, Watch, Watches};
 
 /// An endpoint on which a call was given up that had been on its way for so long may be dead without a word.
@@ -38,6 +40,7 @@ pub(crate) struct Line {
     client: OnceCell<Client>,
     retired: AtomicBool,
     watches: Watches,
+    gather: Arc<Gather>,
 }
 
 impl Link {
@@ -92,20 +95,43 @@ impl Link {
 
     /// One transaction, and the line over which it went.
     pub(crate) async fn txn(&self, txn: Txn) -> Result<(TxnResponse, Arc<Line>)> {
-        self.on_line(|client| {
+        self.on_line(|client, _| {
             let mut kv = client.kv_client();
             async move { kv.txn(txn).await }
         })
         .await
     }
 
-    /// Deletes a key; returns how many there were.
-    pub(crate) async fn delete(&self, key: String) -> Result<i64> {
-        self.call(|client| {
-            let mut kv = client.kv_client();
-            async move { kv.delete(key, None).await.map(|answer| answer.deleted()) }
-        })
-        .await
+    /// A transaction that may make a claim, together with others where calls are under way; and the line over which it went.
+    pub(crate) async fn claim(&self, request: impl Fn() -> Request) -> Result<(Said, Arc<Line>)> {
+        match self.gathered(request).await? {
+            (Sent::Claimed(said), line) => Ok((said, line)),
+            (_, line) => Err(lost().at(line.endpoint.clone())),
+        }
+    }
+
+    /// Deletes a key, in the same way; returns how many there were.
+    pub(crate) async fn delete(&self, key: &str) -> Result<i64> {
+        match self.gathered(|| Request::Deletion(key.to_owned())).await? {
+            (Sent::Deleted(deleted), _) => Ok(deleted),
+            (_, line) => Err(lost().at(line.endpoint.clone())),
+        }
+    }
+
+    /// Sends it again only where nothing has come of it before.
+    async fn gathered(&self, request: impl Fn() -> Request) -> Result<(Sent, Arc<Line>)> {
+        let mut alone = false;
+        loop {
+            let send = |client: &Client, line: &Line| {
+                let (gather, kv, request) = (line.gather.clone(), client.kv_client(), request());
+                async move { if alone { gather.alone(kv, request).await } else { gather.send(kv, request).await } }
+            };
+            match self.on_line(send).await? {
+                (Sent::Refused, _) => alone = true,
+                (Sent::Closed, _) => {}
+                answered => return Ok(answered),
+            }
+        }
     }
 
     pub(crate) async fn get(&self, key: impl Into<Vec<u8>>, options: GetOptions) -> Result<GetResponse> {
@@ -130,11 +156,11 @@ impl Link {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        self.on_line(call).await.map(|(answer, _)| answer)
+        self.on_line(|client, _| call(client)).await.map(|(answer, _)| answer)
     }
 
     /// The same, for whoever also needs the line. (The whole client is not copied for it: it has nine parts.)
-    async fn on_line<T, F>(&self, call: impl FnOnce(&Client) -> F) -> Result<(T, Arc<Line>)>
+    async fn on_line<T, F>(&self, call: impl FnOnce(&Client, &Line) -> F) -> Result<(T, Arc<Line>)>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
@@ -142,7 +168,7 @@ impl Link {
         let unanswered = Unanswered { link: self, line: &line, sent: self.clock.boot(), answered: false };
         let is_new = !line.client.initialized();
         let answer = match line.client(&self.dial).await {
-            Ok(client) => call(client).await,
+            Ok(client) => call(client, &line).await,
             Err(Failed::There(error)) => Err(error),
             Err(Failed::Here(error)) => {
                 unanswered.answered(None);
@@ -185,7 +211,7 @@ impl Link {
 
     /// The line in use, connected.
     pub(crate) async fn line(&self) -> Result<Arc<Line>> {
-        self.on_line(|_| async { Ok(()) }).await.map(|((), line)| line)
+        self.on_line(|_, _| async { Ok(()) }).await.map(|((), line)| line)
     }
 
     fn current(&self) -> Arc<Line> {
@@ -202,6 +228,8 @@ impl Link {
         let endpoint = endpoints[turn % endpoints.len()].clone();
         self.state.lock().unwrap_or_else(PoisonError::into_inner).line = Arc::new(Line::new(endpoint));
         line.watches.close();
+        // In this order: what waited there finds the new line.
+        line.gather.close();
         let listeners: Vec<_> = {
             let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
             listeners.iter().filter_map(Weak::upgrade).collect()
@@ -223,6 +251,7 @@ impl Line {
             client: OnceCell::new(),
             retired: AtomicBool::new(false),
             watches: Watches::default(),
+            gather: Arc::default(),
         }
     }
 
@@ -239,6 +268,12 @@ impl Line {
         let client = self.client.get().ok_or_else(|| Error::unavailable("there is no connection yet"))?;
         self.watches.watch(client, range, tell)
     }
+}
+
+/// Nobody knows what became of it.
+fn lost() -> Error {
+    Error::unavailable("the runtime on which it was sent together with others has ended")
+        .effect(Effect::Unknown)
 }
 
 /// A call that has not been answered yet. When its caller gives it up, its endpoint is suspect.

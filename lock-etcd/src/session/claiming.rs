@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Txn, TxnOp, TxnResponse};
+use etcd_client::{Txn, TxnOp};
 use lock_core::table::Outcome;
 use lock_core::{Busy, Claim, Claimed, Effect, Error, ErrorKind, Reason, Result, Term};
 
 use super::releasing::deletes;
 use super::{Shared, token};
-use crate::claim::{self, Answer, Asked, Seen, is_made_at};
+use crate::claim::{Answer, Asked, Said, Seen, is_made_at};
 use crate::entry::{Entry, Kind};
 use crate::failure::unexpected;
 use crate::lease::{self, Timed};
@@ -81,7 +81,7 @@ impl Shared {
         if let Some(time) = time {
             asked.timed = Some(Timed::begin(&self.link, self.id, asked.claim.ticket, time).await?);
         }
-        let mut answered = self.send(asked, asked.first()).await?;
+        let mut answered = self.send(asked, || asked.first()).await?;
         let mut quick = 0..QUICK;
         loop {
             let looked = match answered {
@@ -110,10 +110,10 @@ impl Shared {
             // There is room. Whoever is quicker is looked at again: who has seen room is not told that it is busy. Where others come
             // all the time, only a place among them says whether there is room for this one, too.
             answered = match quick.next() {
-                Some(_) => self.send(asked, asked.behind(revision)).await?,
+                Some(_) => self.send(asked, || asked.behind(revision)).await?,
                 None => {
                     asked.takes_a_place = true;
-                    self.send(asked, asked.first()).await?
+                    self.send(asked, || asked.first()).await?
                 }
             };
         }
@@ -217,23 +217,27 @@ impl Shared {
     /// Sends what may make the claim. Without an answer it may still arrive, for as long as the session lives.
     ///
     /// That it was made is noted at once: whatever goes wrong from here on, it is there, and has to be given back.
-    async fn send(&self, asked: &Asked<'_>, txn: Txn) -> Result<(Answer, Arc<Line>)> {
+    async fn send(&self, asked: &Asked<'_>, txn: impl Fn() -> Txn) -> Result<(Answer, Arc<Line>)> {
         let ticket = asked.claim.ticket;
         self.places().sent(ticket);
-        let sent = self.txn_of_timed(txn).await;
+        let sent = match asked.timed {
+            None => self.asks(|| asked.request(txn())).await,
+            // The end of a lease of its own would fail others as well.
+            Some(_) => self.txn_of_timed(txn()).await.map(|(response, line)| (Said::alone(&response), line)),
+        };
         if sent.as_ref().err().is_none_or(|error| error.took_effect() == Effect::NotApplied) {
             self.places().answered(ticket);
         }
-        let (response, line): (TxnResponse, _) = sent?;
-        if let Some(revision) = claim::made_at(&response) {
+        let (said, line) = sent?;
+        if let Some(revision) = said.made_at() {
             self.of(ticket, |place| place.stands = Stands::Waits(revision));
         }
-        Ok((claim::answer(&response)?, line))
+        Ok((said.answer()?, line))
     }
 
     async fn look(&self, asked: &Asked<'_>) -> Result<Looked> {
         let (response, line) = self.txn(asked.look()).await?;
-        Ok(Looked { seen: lives(claim::seen(&response)?)?, line })
+        Ok(Looked { seen: lives(Said::alone(&response).seen()?)?, line })
     }
 
     fn is_unknown(&self, asked: &Asked<'_>) -> bool {

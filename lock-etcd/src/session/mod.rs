@@ -20,9 +20,10 @@ use lock_core::{
 
 use self::wishes::Wishes;
 use crate::ahead::Hearing;
-use crate::claim;
+use crate::claim::{self, Said};
 use crate::failure::{is_lease_gone, unexpected};
 use crate::fence::Claimant;
+use crate::gather::Request;
 use crate::lease;
 use crate::link::{Line, Link};
 use crate::names::{self, Names};
@@ -208,6 +209,14 @@ impl Shared {
             self.link.is_at(header.revision(), before);
         }
         Ok(answered)
+    }
+
+    /// What may go together with others.
+    async fn asks(&self, request: impl Fn() -> Request) -> Result<(Said, Arc<Line>)> {
+        let before = self.link.revision();
+        let (said, line) = self.link.claim(request).await.map_err(or_lost)?;
+        self.link.is_at(said.revision()?, before);
+        Ok((said, line))
     }
 
     fn of<T>(&self, ticket: Ticket, look: impl FnOnce(&mut Place) -> T) -> Option<T> {

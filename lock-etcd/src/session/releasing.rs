@@ -20,7 +20,7 @@ impl Shared {
             Some(_) if is_settled && !ends_its_time && !given.may_be_deleted => {
                 // The shortest way. Sent again it could delete the next claim under this name, and so it is sent once.
                 self.places().deletes(claim.ticket);
-                let answered = self.link.delete(name).await;
+                let answered = self.link.delete(&name).await;
                 if answered.as_ref().err().is_some_and(|error| error.took_effect() == Effect::NotApplied) {
                     self.of(claim.ticket, |place| place.may_be_deleted = false);
                 }
