@@ -319,3 +319,6 @@ async fn all_have_gone(callers: &mut [oneshot::Sender<Told>]) {
         caller.closed().await;
     }
 }
+
+#[cfg(test)]
+mod tests;
