@@ -115,7 +115,7 @@ impl Gather {
             line.is_closed = true;
             std::mem::take(&mut line.waiting)
         };
-        waiting.into_iter().for_each(|waiting| waiting.is_told(Told::Answer(Ok(Sent::Closed))));
+        waiting.into_iter().for_each(|waiting| waiting.hears(Told::Answer(Ok(Sent::Closed))));
     }
 
     fn enter(self: &Arc<Gather>, request: Request) -> Entered {
@@ -242,7 +242,7 @@ impl Waiting {
         let _ = self.caller.send(Told::Turn(turn, self.request));
     }
 
-    fn is_told(self, told: Told) {
+    fn hears(self, told: Told) {
         let _ = self.caller.send(told);
     }
 }

@@ -84,8 +84,8 @@ fn seen(sent: Result<Sent, Driver>) -> (Vec<(String, i64)>, i64) {
     (entries.map(|entry| (entry.name.clone(), entry.revision)).collect(), seen.revision)
 }
 
-fn deleted(sent: Result<Sent, Driver>) -> i64 {
-    let Ok(Sent::Deleted(deleted)) = sent else { panic!("no answer to a deletion") };
+fn deleted(sent: &Result<Sent, Driver>) -> i64 {
+    let Ok(Sent::Deleted(deleted)) = *sent else { panic!("no answer to a deletion") };
     deleted
 }
 
@@ -106,7 +106,7 @@ async fn those_that_wait_make_one_transaction_in_which_deletions_come_first() {
     server.go_on().unwrap();
     let (new, gone, never, other) = tokio::join!(new, gone, never, other);
 
-    assert_eq!((deleted(gone), deleted(never)), (1, 0));
+    assert_eq!((deleted(&gone), deleted(&never)), (1, 0));
     let ((new, at), (other, other_at)) = (seen(new), seen(other));
     assert_eq!(new, [("l/a/new".to_owned(), at)], "what was deleted with it is not seen");
     assert_eq!((other, other_at), (vec![("l/b/x".to_owned(), at)], at));
@@ -268,7 +268,7 @@ async fn what_waits_for_a_line_that_is_given_up_was_never_sent() {
     let send = sender.gather.clone().send(sender.kv.clone(), claim("later", "x"));
     assert!(matches!(send.await, Ok(Sent::Closed)));
     for sending in busy {
-        assert_eq!(deleted(sending.await), 0, "it was under way");
+        assert_eq!(deleted(&sending.await), 0, "it was under way");
     }
     assert_eq!(server.keys("l/").await.unwrap(), 0);
 }
