@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         .weaker(35, "across clients; its data end with its process")
         .not_applicable(67, "its locks end with its process")
         .not_applicable(70, "it goes by the machine's own clock")
-        .not_applicable(85, "it goes by the machine's own clock");
+        .not_applicable(85, "it goes by the machine's own clock")
+        .not_applicable(91, "it lives in one process");
     Suite::new("shelf", || async { Ok(OneShelf(Shelf::default())) }).promises(promises).main()
 }
