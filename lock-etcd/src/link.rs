@@ -215,6 +215,15 @@ impl Link {
     }
 
     fn current(&self) -> Arc<Line> {
+        let line = self.last();
+        if !line.watches.have_broken() {
+            return line;
+        }
+        self.retire(&line);
+        self.last()
+    }
+
+    fn last(&self) -> Arc<Line> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).line.clone()
     }
 

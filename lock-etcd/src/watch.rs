@@ -49,6 +49,8 @@ pub(crate) struct Range {
 pub(crate) struct Watches {
     task: Mutex<Option<Task>>,
     closed: Arc<AtomicBool>,
+    /// A stream has broken with the connection under it.
+    broke: Arc<AtomicBool>,
 }
 
 struct Task {
@@ -95,7 +97,8 @@ impl Watches {
                     )
                 })?;
                 let (orders, given) = unbounded_channel();
-                let handle = runtime.spawn(serve(client.watch_client(), given)).abort_handle();
+                let handle =
+                    runtime.spawn(serve(client.watch_client(), given, self.broke.clone())).abort_handle();
                 *task = Some(Task { orders: orders.clone(), handle });
                 orders
             }
@@ -106,6 +109,12 @@ impl Watches {
         // If the task has ended meanwhile, the watch is broken from the start.
         let _ = orders.send(Order::Watch { id, range, ear });
         Ok(Watch { id, orders, alive, closed: self.closed.clone() })
+    }
+
+    /// Whether a stream has broken: the line is then made anew, and with it the token that stands for a password. A server that has
+    /// lost its data lets whoever shows an old one wait.
+    pub(crate) fn have_broken(&self) -> bool {
+        self.broke.load(Ordering::SeqCst)
     }
 
     /// Nothing more is told. Whoever watched has to be told of that by another way.
@@ -159,7 +168,7 @@ impl Drop for Ear {
     }
 }
 
-async fn serve(client: WatchClient, mut orders: UnboundedReceiver<Order>) {
+async fn serve(client: WatchClient, mut orders: UnboundedReceiver<Order>, broke: Arc<AtomicBool>) {
     let mut ears: HashMap<i64, Ear> = HashMap::new();
     let mut stream: Option<WatchStream> = None;
     let (clock, mut began) = (SystemClock::new(), None);
@@ -171,7 +180,10 @@ async fn serve(client: WatchClient, mut orders: UnboundedReceiver<Order>) {
                 response = open.message() => {
                     let goes_on = match response {
                         Ok(Some(response)) => told(&response, &mut ears),
-                        Ok(None) | Err(_) => false,
+                        Ok(None) | Err(_) => {
+                            broke.store(true, Ordering::SeqCst);
+                            false
+                        }
                     };
                     if !goes_on {
                         stream = None;

@@ -165,12 +165,13 @@ async fn a_password_that_has_changed_is_said_to() {
     assert!(error.message().contains("check user and password"), "{error}");
 }
 
-/// Its tokens name a revision that the empty server has not reached: it would let whoever shows one wait for that.
+/// Its tokens name a revision that the empty server has not reached: it would let whoever shows one wait for that. But the client
+/// has noticed that its connection has gone, and asks for a new one.
 #[tokio::test]
 async fn a_server_that_has_lost_everything_is_used_again() {
     let server = server(&[]).await;
     let client = client(&server, 6 * SECOND);
-    for _ in 0..5 {
+    for _ in 0..200 {
         takes_a_lock(&client, "k").await.unwrap();
     }
     server.kill().await.unwrap();
@@ -181,5 +182,5 @@ async fn a_server_that_has_lost_everything_is_used_again() {
         assert!(matches!(error.kind(), ErrorKind::SessionLost(_)) && error.is_retryable(), "{error}");
     }
     let took = clock.boot().since(begun);
-    assert!(took < 8 * SECOND, "{took:?}");
+    assert!(took < SECOND, "{took:?}");
 }
