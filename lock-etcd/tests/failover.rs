@@ -88,6 +88,9 @@ async fn outlived(fate: Fate) {
 
 /// Leases so short that some are over before another member leads. Whoever enters the room finds nobody inside, and comes with a
 /// token above all before; and it goes on.
+///
+/// A leader that was stopped and goes on may, in versions that the probe names, revoke leases that were renewed meanwhile (etcd issue
+/// 15247; seen here within milliseconds of its going on): only whoever hears of that may be met.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_meets_another_while_leaders_come_and_go() {
     let cluster = EtcdCluster::start().await.unwrap();
@@ -124,6 +127,9 @@ async fn nobody_meets_another_while_leaders_come_and_go() {
     while let Some(worked) = within(PATIENCE, "the end of it", working.join_next()).await {
         worked.unwrap();
     }
+    let findings = clients(&cluster, SECOND).await[0].probe().await.unwrap();
+    let server_revokes = findings.iter().any(|finding| finding.message.contains("15247"));
+    rooms.iter().for_each(|room| room.held_one_at_a_time(server_revokes));
 }
 
 async fn visit(client: &LockClient, key: &str, room: &Room, stay: Duration) {
@@ -137,7 +143,11 @@ async fn visit(client: &LockClient, key: &str, room: &Room, stay: Duration) {
                     SystemClock::new().sleep(stay).await;
                 })
                 .await;
-            guard.release().await.map_or_else(passes, |_| ());
+            match guard.release().await {
+                Ok(End::Lost(Reason::SessionEnded | Reason::Forgotten)) => room.was_ended(token),
+                Ok(_) => {}
+                Err(error) => passes(error),
+            }
         }
         Err(error) => passes(error),
     }
