@@ -21,6 +21,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) session: String,
     /// The key that says that no earlier copy of a claim under this name may take effect any more.
     pub(crate) withdrawn: String,
+    /// What is written under its name.
+    pub(crate) value: String,
     pub(crate) id: SessionId,
     pub(crate) info: &'a HolderInfo,
     /// The session's.
@@ -90,9 +92,8 @@ impl Asked<'_> {
 
     /// The same as what may go together with others.
     pub(crate) fn request(&self, txn: Txn) -> Request {
-        let value = entry::value(self.id, self.claim, self.info);
         // Its name and the lock's, which is shorter, are in it so often at most; and a few words besides.
-        let bytes = 10 * self.name.len() + value.len() + 256;
+        let bytes = 10 * self.name.len() + self.value.len() + 256;
         Request::Claim { lock: self.lock.clone(), txn, bytes }
     }
 
@@ -127,8 +128,7 @@ impl Asked<'_> {
     }
 
     pub(crate) fn put(&self, lease: i64) -> TxnOp {
-        let value = entry::value(self.id, self.claim, self.info);
-        TxnOp::put(self.name.clone(), value, Some(PutOptions::new().with_lease(lease)))
+        TxnOp::put(self.name.clone(), self.value.clone(), Some(PutOptions::new().with_lease(lease)))
     }
 
     pub(crate) fn companion(&self, timed: &Timed, made_at: Option<i64>) -> TxnOp {

@@ -43,18 +43,7 @@ impl EtcdConnector {
         if with_tls {
             options = options.tls();
         }
-        if let Some(file) = url.take("ca_file") {
-            options = options.ca_file(file);
-        }
-        match (url.take("cert_file"), url.take("key_file")) {
-            (Some(certificate), Some(key)) => options = options.certificate(certificate, key),
-            (None, None) => {}
-            _ => {
-                return Err(wrong(
-                    "cert_file and key_file belong together: the client's certificate and its private key",
-                ));
-            }
-        }
+        options.files.take(url)?;
         if options.is_with_tls() && !with_tls {
             options.files.suit(with_tls, "etcds")?;
             return Err(wrong("TLS is asked for, and the URL is one without: it has to begin with etcds"));

@@ -79,14 +79,9 @@ impl Dial {
         if self.with_tls { "etcds" } else { "etcd" }
     }
 
-    /// For how long a server may be silent at first.
-    pub(crate) fn connect_timeout(&self) -> Duration {
-        self.options.connect_timeout
-    }
-
-    /// Its share for each of the endpoints: one that hangs leaves time for another.
+    /// For how long a server may be silent at first: a share of the time for each endpoint, so that one that hangs leaves some for another.
     fn share(&self) -> Duration {
-        self.connect_timeout() / u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX).max(1)
+        self.options.connect_timeout / u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX).max(1)
     }
 
     /// The driver's client for one of the endpoints, which has answered. Files are read for each, so that they may be renewed.
@@ -171,7 +166,7 @@ pub(crate) enum Failed {
 }
 
 /// Nobody has said anything for so long.
-pub(crate) fn silent(limit: Duration) -> Error {
+fn silent(limit: Duration) -> Error {
     Error::unavailable(format!(
         "no answer within {limit:?}; is it up, can it be reached from here, and does it speak TLS where the URL says so?"
     ))

@@ -54,7 +54,7 @@ fn tls_refusal(error: &Driver) -> Option<Refusal> {
 pub(crate) fn is_of_the_endpoint(error: &Driver) -> bool {
     match error {
         Driver::GRpcStatus(status) => {
-            is_code(status.code() as i32, &[UNAVAILABLE, UNKNOWN, DEADLINE, CANCELLED, INTERNAL])
+            [UNAVAILABLE, UNKNOWN, DEADLINE, CANCELLED, INTERNAL].contains(&(status.code() as i32))
         }
         Driver::InvalidArgs(_) | Driver::InvalidUri(_) | Driver::Utf8Error(_) => false,
         // A lease has ended: its session's affair, and nobody else's.
@@ -86,18 +86,18 @@ const LEASE_GONE: &str = "requested lease not found";
 
 /// The lease that a call names is over.
 pub(crate) fn is_lease_gone(error: &Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| {
-        source
-            .downcast_ref::<Driver>()
-            .is_some_and(|error| says(error, LEASE_GONE) || matches!(error, Driver::LeaseKeepAliveError(_)))
-    })
+    drivers(error)
+        .is_some_and(|error| says(error, LEASE_GONE) || matches!(error, Driver::LeaseKeepAliveError(_)))
 }
 
 /// Somebody has a lease of this number: an earlier copy of the same call.
 pub(crate) fn is_lease_there(error: &Error) -> bool {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<Driver>())
-        .is_some_and(|error| says(error, "lease already exists"))
+    drivers(error).is_some_and(|error| says(error, "lease already exists"))
+}
+
+/// What the driver had said.
+fn drivers(error: &Error) -> Option<&Driver> {
+    error.source()?.downcast_ref()
 }
 
 /// What lies there is nothing that this library writes.
@@ -189,10 +189,6 @@ fn explain(error: &Driver) -> (ErrorKind, Effect, &'static str) {
             "is it up, can it be reached from here, and has the cluster a leader (etcdctl endpoint status)?",
         ),
     }
-}
-
-fn is_code(code: i32, codes: &[i32]) -> bool {
-    codes.contains(&code)
 }
 
 fn says(error: &Driver, words: &str) -> bool {

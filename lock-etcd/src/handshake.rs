@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{Clock, SystemClock};
+use lock_core::{SystemClock, within};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,9 +33,5 @@ pub(crate) async fn refusal_of(endpoint: &str, host: &str, config: ClientConfig)
         let _ = stream.flush().await;
         stream.read(&mut [0]).await.err().and_then(|error| refusal(&error))
     };
-    tokio::select! {
-        biased;
-        said = listening => said,
-        () = SystemClock::new().sleep(PATIENCE) => None,
-    }
+    within(&SystemClock::new(), PATIENCE, listening).await.flatten()
 }

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use etcd_client::{Client, GetOptions, GetResponse, StatusResponse, Txn, TxnResponse};
-use lock_core::{BootTime, Clock, Effect, Error, Event, EventSink, Result, SystemClock, telemetry, within};
+use etcd_client::{Client, GetOptions, GetResponse, ResponseHeader, StatusResponse, Txn, TxnResponse};
+use lock_core::{BootTime, Clock, Effect, Error, Event, EventSink, Result, SystemClock, telemetry};
 use tokio::sync::OnceCell;
 
 use crate::claim::Said;
-use crate::dial::{Dial, Failed, silent};
+use crate::dial::{Dial, Failed};
 use crate::failure::{failed, failed_on_old_line, is_of_the_endpoint};
 use crate::gather::{Gather, Request, Sent};
 use crate::watch::{Range, Tell, Watch, Watches};
@@ -22,16 +22,12 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// The way to the store: through one endpoint at a time. The driver would spread calls over all of them, also over one that hangs.
 pub(crate) struct Link {
     dial: Dial,
-    state: Mutex<State>,
+    line: Mutex<Arc<Line>>,
     turn: AtomicUsize,
     clock: SystemClock,
     listeners: Mutex<Vec<Weak<EventSink>>>,
     /// The highest revision of the store that was seen.
     revision: AtomicI64,
-}
-
-struct State {
-    line: Arc<Line>,
 }
 
 /// One endpoint, for as long as it answers.
@@ -51,7 +47,7 @@ impl Link {
         let line = Arc::new(Line::new(endpoints.get(first).cloned().unwrap_or_default()));
         Link {
             dial,
-            state: Mutex::new(State { line }),
+            line: Mutex::new(line),
             turn: AtomicUsize::new(first),
             clock: SystemClock::new(),
             listeners: Mutex::default(),
@@ -64,26 +60,17 @@ impl Link {
         format!("{:?}", self.dial)
     }
 
-    /// Makes sure that some endpoint answers, within the time for one of them; each has its share of it.
+    /// Makes sure that some endpoint answers. Each has its share of the time, and a new line has been answered.
     pub(crate) async fn connect(&self) -> Result<()> {
-        let end = self.clock.boot() + self.dial.connect_timeout();
-        let mut answer = Ok(());
-        for left in (1..=self.dial.endpoints().len()).rev() {
-            let share = end.since(self.clock.boot()) / u32::try_from(left).unwrap_or(u32::MAX);
+        for _ in 1..self.dial.endpoints().len() {
             let line = self.current();
-            answer = match within(&self.clock, share, self.status()).await {
-                Some(answer) => answer.map(|_| ()),
-                None => {
-                    self.retire(&line);
-                    Err(silent(share).at(line.endpoint.clone()))
-                }
-            };
+            let connected = self.line().await;
             // Otherwise another one would say the same.
-            if answer.is_ok() || !line.retired.load(Ordering::SeqCst) {
-                break;
+            if connected.is_ok() || !line.retired.load(Ordering::SeqCst) {
+                return connected.map(|_| ());
             }
         }
-        answer
+        self.line().await.map(|_| ())
     }
 
     /// Whoever listens is told of each gap.
@@ -95,17 +82,24 @@ impl Link {
 
     /// One transaction, and the line over which it went.
     pub(crate) async fn txn(&self, txn: Txn) -> Result<(TxnResponse, Arc<Line>)> {
-        self.on_line(|client, _| {
+        let before = self.revision();
+        let send = |client: &Client, _: &Line| {
             let mut kv = client.kv_client();
             async move { kv.txn(txn).await }
-        })
-        .await
+        };
+        let (response, line) = self.on_line(send).await?;
+        self.is_at(response.header().map(ResponseHeader::revision), before);
+        Ok((response, line))
     }
 
     /// A transaction that may make a claim, together with others where calls are under way; and the line over which it went.
     pub(crate) async fn claim(&self, request: impl Fn() -> Request) -> Result<(Said, Arc<Line>)> {
+        let before = self.revision();
         match self.gathered(request).await? {
-            (Sent::Claimed(said), line) => Ok((said, line)),
+            (Sent::Claimed(said), line) => {
+                self.is_at(said.revision().ok(), before);
+                Ok((said, line))
+            }
             (_, line) => Err(lost().at(line.endpoint.clone())),
         }
     }
@@ -189,12 +183,13 @@ impl Link {
     }
 
     /// The highest revision of the store that was seen by now.
-    pub(crate) fn revision(&self) -> i64 {
+    fn revision(&self) -> i64 {
         self.revision.load(Ordering::SeqCst)
     }
 
     /// The store is at this revision, for a question that was asked when this other one had been seen.
-    pub(crate) fn is_at(&self, revision: i64, before: i64) {
+    fn is_at(&self, revision: Option<i64>, before: i64) {
+        let Some(revision) = revision else { return };
         if revision < before {
             tracing::warn!(
                 target: telemetry::TARGET,
@@ -224,7 +219,7 @@ impl Link {
     }
 
     fn last(&self) -> Arc<Line> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).line.clone()
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Gives an endpoint up for the next, once, and tells everybody that something may have been missed.
@@ -235,7 +230,7 @@ impl Link {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
         let endpoints = self.dial.endpoints();
         let endpoint = endpoints[turn % endpoints.len()].clone();
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).line = Arc::new(Line::new(endpoint));
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Line::new(endpoint));
         line.watches.close();
         // In this order: what waited there finds the new line.
         line.gather.close();

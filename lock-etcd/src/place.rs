@@ -41,8 +41,6 @@ pub(crate) struct Place {
     pub(crate) slot: Slot,
     pub(crate) stands: Stands,
     pub(crate) at_least: Duration,
-    /// It is to have a lease of its own when it holds.
-    pub(crate) is_timed: bool,
     /// What it waits for.
     pub(crate) ahead: Option<Ahead>,
     /// Since when it has been seen as the first that waits.
@@ -51,8 +49,6 @@ pub(crate) struct Place {
     unanswered: u32,
     /// A deletion of whatever is under its name was sent, and may still arrive unless it was answered.
     pub(crate) may_be_deleted: bool,
-    /// It does not end with its session, nor is anybody here told of its end.
-    is_detached: bool,
 }
 
 /// What tells a claim's name from those of the session's others.
@@ -60,7 +56,7 @@ pub(crate) struct Place {
 pub(crate) enum Slot {
     /// Used again by others.
     Again(u32),
-    /// For this claim only: nobody here hears when it has gone.
+    /// For this claim only: it holds for a fixed time, does not end with its session, and nobody here hears when it has gone.
     Once(Ticket),
 }
 
@@ -129,8 +125,7 @@ impl Places {
             slots.waiting.remove(place);
         }
         slots.contending += 1;
-        let is_detached = matches!(claim.term, Term::Fixed(_));
-        let slot = if is_detached {
+        let slot = if let Term::Fixed(_) = claim.term {
             Slot::Once(claim.ticket)
         } else {
             let taken = |slot: &u32| slots.used.contains(slot) || slots.burnt.contains(slot);
@@ -138,21 +133,19 @@ impl Places {
             slots.used.insert(slot);
             Slot::Again(slot)
         };
-        let (at_least, is_timed) = match claim.term {
-            Term::Session { at_least } => (at_least, !at_least.is_zero()),
-            _ => (Duration::ZERO, true),
+        let at_least = match claim.term {
+            Term::Session { at_least } => at_least,
+            _ => Duration::ZERO,
         };
         let place = Place {
             key: claim.key.clone(),
             slot,
             stands: Stands::Unknown,
             at_least,
-            is_timed,
             ahead: None,
             first_since: None,
             unanswered: 0,
             may_be_deleted: false,
-            is_detached,
         };
         self.claims.insert(claim.ticket, place);
         Entered::In(slot)
@@ -181,19 +174,12 @@ impl Places {
         self.claims.get(&ticket).is_some_and(|place| place.unanswered > 0)
     }
 
-    /// A deletion of whatever is under its name goes out. It may be answered or not: its slot is not used again unless it was.
-    pub(crate) fn deletes(&mut self, ticket: Ticket) {
-        if let Some(place) = self.claims.get_mut(&ticket) {
-            place.may_be_deleted = true;
-        }
-    }
-
     /// The claim that was made at this revision holds, now or since before. Returns who may be sent in its place.
     pub(crate) fn holds(&mut self, ticket: Ticket, revision: i64, now: BootTime) -> Option<Ticket> {
         let place = self.claims.get_mut(&ticket)?;
         (place.ahead, place.first_since) = (None, None);
         let is_new = !matches!(place.stands, Stands::Holds(..));
-        let (key, is_known) = (place.key.clone(), !place.is_detached || place.unanswered > 0);
+        let (key, is_known) = (place.key.clone(), !place.is_detached() || place.unanswered > 0);
         if is_new {
             place.stands = Stands::Holds(revision, now);
         }
@@ -292,6 +278,15 @@ impl Places {
 }
 
 impl Place {
+    fn is_detached(&self) -> bool {
+        matches!(self.slot, Slot::Once(_))
+    }
+
+    /// Whether it has a lease of its own when it holds.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.is_detached() || !self.at_least.is_zero()
+    }
+
     /// Whether news of what it waits for can come.
     pub(crate) fn is_heard(&self) -> bool {
         self.ahead.as_ref().is_some_and(Ahead::is_alive)

@@ -104,18 +104,7 @@ fn options(mut options: RedisOptions, url: &mut StoreUrl) -> Result<RedisOptions
     if let Some(name) = url.take("client_name") {
         options = options.client_name(name);
     }
-    if let Some(file) = url.take("ca_file") {
-        options = options.ca_file(file);
-    }
-    match (url.take("cert_file"), url.take("key_file")) {
-        (Some(certificate), Some(key)) => options = options.certificate(certificate, key),
-        (None, None) => {}
-        _ => {
-            return Err(wrong(
-                "cert_file and key_file belong together: the client's certificate and its private key",
-            ));
-        }
-    }
+    options.tls.take(url)?;
     options.tls.suit(url.scheme().starts_with("rediss"), "rediss")?;
     Ok(options)
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use lock_core::{Error, ErrorKind, Result};
+use lock_core::{Error, ErrorKind, Result, StoreUrl};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -62,6 +62,38 @@ impl TlsFiles {
     /// Whether no file is named.
     pub fn is_empty(&self) -> bool {
         self.authority.is_none() && self.identity.is_none()
+    }
+
+    /// Takes the files that a store's URL names: `ca_file`, and `cert_file` with `key_file`.
+    ///
+    /// ```
+    /// use lock_core::StoreUrl;
+    /// use lock_tls::TlsFiles;
+    ///
+    /// # fn main() -> lock_core::Result<()> {
+    /// let mut files = TlsFiles::default();
+    /// files.take(&mut StoreUrl::parse("rediss://redis?ca_file=/etc/locks/ca.pem")?)?;
+    /// assert!(files.authority.is_some() && files.identity.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Misconfigured`](ErrorKind::Misconfigured) for one of the latter two without the other.
+    pub fn take(&mut self, url: &mut StoreUrl) -> Result<()> {
+        if let Some(file) = url.take("ca_file") {
+            self.authority = Some(file.into());
+        }
+        match (url.take("cert_file"), url.take("key_file")) {
+            (Some(certificate), Some(key)) => self.identity = Some((certificate.into(), key.into())),
+            (None, None) => {}
+            _ => {
+                let both =
+                    "cert_file and key_file belong together: the client's certificate and its private key";
+                return Err(wrong(both.to_owned()));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses files for servers without TLS: somebody believes that there is some. `scheme` is what the store's URLs begin with

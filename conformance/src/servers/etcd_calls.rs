@@ -62,6 +62,13 @@ impl Etcd {
         Ok(number(&answer["deleted"]) > 0)
     }
 
+    /// Removes all keys that begin like this; returns how many there were.
+    pub async fn delete_all(&self, prefix: impl AsRef<[u8]> + Send) -> Result<u64> {
+        let (key, end) = range(prefix.as_ref());
+        let answer = self.call("/v3/kv/deleterange", &json!({ "key": key, "range_end": end })).await?;
+        Ok(number(&answer["deleted"]))
+    }
+
     /// How many keys begin like this. All do with the empty prefix.
     pub async fn keys(&self, prefix: impl AsRef<[u8]> + Send) -> Result<u64> {
         let (key, end) = range(prefix.as_ref());

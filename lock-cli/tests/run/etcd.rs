@@ -1,11 +1,10 @@
 //! A lock in etcd: held by a server of its own, of whatever version the machine has.
 
-use std::process::Command;
-
 use lock_conformance::servers::Etcd;
 use tokio::runtime::Runtime;
 
-use crate::lab::{Done, Lab, Running, eventually};
+use crate::lab::{Done, Lab};
+use crate::servers::{run, runs_exclude_each_other};
 
 fn start() -> (Runtime, Etcd) {
     let runtime = Runtime::new().unwrap();
@@ -13,29 +12,13 @@ fn start() -> (Runtime, Etcd) {
     (runtime, etcd)
 }
 
-fn run(lab: &Lab, url: &str, options: &[&str], script: &str) -> Command {
-    let mut command = lab.fencepost();
-    command.args(["--on", url, "run"]).args(options).args(["k", "--", "sh", "-c", script]);
-    command
-}
-
 #[test]
 fn runs_exclude_each_other_and_tokens_rise() {
     let (lab, (_runtime, etcd)) = (Lab::new(), start());
-    let url = format!("etcd://{}/locks", etcd.address());
-    lab.make_gate("first");
-    let script = "echo $FENCEPOST_TOKEN >> log; cat first.gate";
-    let first = Running::start(&mut run(&lab, &url, &["--name", "the-holder"], script));
-    eventually("the first to run", || !lab.log().is_empty());
-    let busy = Done::from(run(&lab, &url, &["--try"], "true").output().unwrap());
+    let busy = runs_exclude_each_other(&lab, &format!("etcd://{}/locks", etcd.address()));
     // What the probe has to say of the server's version comes before that.
     assert_eq!(busy.code(), 75, "{busy:?}");
     assert!(busy.err.contains("held by the-holder"), "{busy:?}");
-    let second = Running::start(&mut run(&lab, &url, &[], "echo $FENCEPOST_TOKEN >> log"));
-    lab.open_gate("first");
-    assert_eq!((first.end().code(), second.end().code()), (0, 0));
-    let tokens: Vec<u64> = lab.log().iter().map(|token| token.parse().unwrap()).collect();
-    assert!(matches!(tokens[..], [first, second] if first < second), "{tokens:?}");
 }
 
 /// Strict mode refuses what the probe calls unsafe, and nothing else. Which of the two it is depends on the server's version.

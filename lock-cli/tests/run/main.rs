@@ -18,4 +18,5 @@ mod locking;
 mod output;
 mod places;
 mod redis;
+mod servers;
 mod terminal;

@@ -1,12 +1,12 @@
 //! A lock in Redis: held by a server of its own, which can go away.
 
-use std::process::Command;
 use std::time::Duration;
 
 use lock_conformance::servers::{Redis, RedisSetup, free_port};
 use tokio::runtime::Runtime;
 
-use crate::lab::{Done, Lab, Running, eventually, timed};
+use crate::lab::{Done, Lab, Running, timed};
+use crate::servers::{run, runs_exclude_each_other};
 
 struct Server {
     redis: Redis,
@@ -22,28 +22,10 @@ impl Server {
     }
 }
 
-/// `fencepost --on URL run OPTIONS k -- sh -c SCRIPT`, in the lab's directory.
-fn run(lab: &Lab, url: &str, options: &[&str], script: &str) -> Command {
-    let mut command = lab.fencepost();
-    command.args(["--on", url, "run"]).args(options).args(["k", "--", "sh", "-c", script]);
-    command
-}
-
 #[test]
 fn runs_exclude_each_other_and_tokens_rise() {
     let (lab, server) = (Lab::new(), Server::start());
-    let url = server.redis.url();
-    lab.make_gate("first");
-    let script = "echo $FENCEPOST_TOKEN >> log; cat first.gate";
-    let first = Running::start(&mut run(&lab, &url, &["--name", "the-holder"], script));
-    eventually("the first to run", || !lab.log().is_empty());
-    let busy = Done::from(run(&lab, &url, &["--try"], "true").output().unwrap());
-    busy.assert_says(75, "held by the-holder");
-    let second = Running::start(&mut run(&lab, &url, &[], "echo $FENCEPOST_TOKEN >> log"));
-    lab.open_gate("first");
-    assert_eq!((first.end().code(), second.end().code()), (0, 0));
-    let tokens: Vec<u64> = lab.log().iter().map(|token| token.parse().unwrap()).collect();
-    assert!(matches!(tokens[..], [first, second] if first < second), "{tokens:?}");
+    runs_exclude_each_other(&lab, &server.redis.url()).assert_says(75, "held by the-holder");
 }
 
 #[test]

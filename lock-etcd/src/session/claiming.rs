@@ -10,7 +10,7 @@ use lock_core::{Busy, Claim, Claimed, Effect, Error, ErrorKind, Reason, Result, 
 use super::releasing::deletes;
 use super::{Shared, token};
 use crate::claim::{Answer, Asked, Said, Seen, is_made_at};
-use crate::entry::{Entry, Kind};
+use crate::entry::{self, Entry, Kind};
 use crate::failure::unexpected;
 use crate::lease::{self, Timed};
 use crate::link::Line;
@@ -53,6 +53,7 @@ impl Shared {
             session: self.names.session(self.id),
             name,
             lock,
+            value: entry::value(self.id, claim, &self.info),
             id: self.id,
             info: &self.info,
             lease: self.lease,
@@ -197,14 +198,16 @@ impl Shared {
     /// Neither granted nor queued: what was begun is given up, and its place is free, unless a copy of it may arrive.
     async fn was_not_made(&self, asked: &Asked<'_>, claimed: &Result<Claimed>) {
         let ticket = asked.claim.ticket;
-        let (is_unknown, may_arrive) = (self.is_unknown(asked), self.places().may_arrive(ticket));
-        if !is_unknown {
+        if !self.is_unknown(asked) {
             return;
         }
-        let withdrawal = self.withdrawal(&asked.name, deletes(&asked.name, ticket, true));
-        let is_withdrawn = may_arrive && claimed.is_ok() && self.txn(withdrawal).await.is_ok();
-        if may_arrive && !is_withdrawn {
-            return;
+        let may_arrive = self.places().may_arrive(ticket);
+        if may_arrive {
+            // Who is told that it is busy gives nothing back; who has an error does.
+            let withdrawal = self.withdrawal(&asked.name, deletes(&asked.name, ticket, true));
+            if claimed.is_err() || self.txn(withdrawal).await.is_err() {
+                return;
+            }
         }
         if asked.timed.is_some() {
             // Best effort: it ends by itself.

@@ -200,23 +200,13 @@ impl Shared {
     /// The same for what is written with a lease of its own, and only for a session that is there: a lease that is gone is then not
     /// the session's. Nothing has been done in that case.
     async fn txn_of_timed(&self, txn: Txn) -> Result<(TxnResponse, Arc<Line>)> {
-        let before = self.link.revision();
-        let answered =
-            self.link.txn(txn).await.map_err(|error| {
-                if is_lease_gone(&error) { error.effect(Effect::NotApplied) } else { error }
-            })?;
-        if let Some(header) = answered.0.header() {
-            self.link.is_at(header.revision(), before);
-        }
-        Ok(answered)
+        let answered = self.link.txn(txn).await;
+        answered.map_err(|error| if is_lease_gone(&error) { error.effect(Effect::NotApplied) } else { error })
     }
 
     /// What may go together with others.
     async fn asks(&self, request: impl Fn() -> Request) -> Result<(Said, Arc<Line>)> {
-        let before = self.link.revision();
-        let (said, line) = self.link.claim(request).await.map_err(or_lost)?;
-        self.link.is_at(said.revision()?, before);
-        Ok((said, line))
+        self.link.claim(request).await.map_err(or_lost)
     }
 
     fn of<T>(&self, ticket: Ticket, look: impl FnOnce(&mut Place) -> T) -> Option<T> {

@@ -19,7 +19,7 @@ impl Shared {
         let (deleted, remains) = match given.made_at {
             Some(_) if is_settled && !ends_its_time && !given.may_be_deleted => {
                 // The shortest way. Sent again it could delete the next claim under this name, and so it is sent once.
-                self.places().deletes(claim.ticket);
+                self.of(claim.ticket, |place| place.may_be_deleted = true);
                 let answered = self.link.delete(&name).await;
                 if answered.as_ref().err().is_some_and(|error| error.took_effect() == Effect::NotApplied) {
                     self.of(claim.ticket, |place| place.may_be_deleted = false);
@@ -76,7 +76,7 @@ impl Shared {
             Stands::Waits(revision) => (Some(revision), false),
             Stands::Unknown => (None, false),
         };
-        let (is_timed, may_be_deleted) = (place.is_timed, place.may_be_deleted);
+        let (is_timed, may_be_deleted) = (place.is_timed(), place.may_be_deleted);
         GivenBack { made_at, keeps_its_place, is_timed, may_arrive, may_be_deleted }
     }
 }

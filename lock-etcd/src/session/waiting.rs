@@ -3,17 +3,17 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use etcd_client::GetOptions;
 use lock_core::{Busy, Claim, Claimed, Event, LockKey, Result, Ticket};
 
 use super::Shared;
 use super::claiming::{Looked, busy};
 use crate::ahead::{Ahead, Hearing, Told};
-use crate::claim::{self, Asked};
+use crate::claim::Asked;
 use crate::link::Line;
 use crate::names;
-use crate::place::Stands;
+use crate::place::{Place, Stands};
 use crate::queue::Queue;
+use crate::sight;
 use crate::watch::Range;
 
 /// Whoever is the first that waits asks again after so long: a watch that began while something was written elsewhere may be
@@ -82,24 +82,20 @@ impl Shared {
             Some((name, obstacle)) => (name, obstacle.clone()),
             None => (&asked.lock, queue.obstacle(place)),
         };
-        let heard = self.of(ticket, |place| {
-            let ahead = place.ahead.as_ref().filter(|ahead| ahead.hears(name))?;
-            Some(ahead.wait(own, obstacle.clone(), at))
-        });
-        if let Some(has_to_look) = heard.flatten() {
-            return Ok(has_to_look);
+        let hears = |place: &mut Place| place.ahead.as_ref().is_some_and(|ahead| ahead.hears(name));
+        if !self.of(ticket, hears).unwrap_or(true) {
+            let hearing = match &lone {
+                Some((name, _)) => {
+                    let range = Range { name: name.clone(), is_prefix: false, only_gone: true };
+                    Arc::new(Hearing::begin(&looked.line, range, self.tell())?)
+                }
+                None => self.hearing_of_lock(&asked.claim.key, &asked.lock, &looked.line)?,
+            };
+            self.of(ticket, |place| place.ahead = Some(Ahead::new(hearing, ticket)));
         }
-        let hearing = match lone {
-            Some((name, _)) => {
-                let range = Range { name, is_prefix: false, only_gone: true };
-                Arc::new(Hearing::begin(&looked.line, range, self.tell())?)
-            }
-            None => self.hearing_of_lock(&asked.claim.key, &asked.lock, &looked.line)?,
-        };
-        let ahead = Ahead::new(hearing, ticket);
-        let has_to_look = ahead.wait(own, obstacle, at);
-        self.of(ticket, |place| place.ahead = Some(ahead));
-        Ok(has_to_look)
+        let waits = |place: &mut Place| Some(place.ahead.as_ref()?.wait(own, obstacle, at));
+        // Whoever has no place any more has been given back meanwhile.
+        Ok(self.of(ticket, waits).flatten().unwrap_or(false))
     }
 
     /// The watch over all claims of a lock, which all that wait for it share.
@@ -169,8 +165,6 @@ impl Shared {
         if claim.wait {
             return Ok(Claimed::Queued { recheck_in: None, busy: Busy::new() });
         }
-        let (lock, look) = (self.names.lock(&claim.key), GetOptions::new().with_prefix());
-        let all = self.link.get(lock, look).await?;
-        Ok(Claimed::Busy(busy(&claim::queue(all.kvs())?)))
+        Ok(Claimed::Busy(busy(&sight::queue(&self.link, &self.names, &claim.key).await?)))
     }
 }
