@@ -1,7 +1,6 @@
 //! [`Cluster`]: which node has which domain, as the nodes themselves say.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use redis::{Cmd, ConnectionInfo, Value};
 
 use crate::address::Address;
 use crate::dial::{Purpose, Target};
-use crate::failure::{Redirection, is_node_well, redirection, unexpected};
+use crate::failure::{Redirection, Standing, redirection, standing, unexpected};
 use crate::link::Link;
 use crate::options::RedisOptions;
 use crate::reply;
@@ -63,13 +62,10 @@ struct Member {
     health: Arc<Health>,
 }
 
-/// When a node last answered as one that takes part in the cluster, and when it last did not: in nanoseconds of the boot clock. It
-/// is remembered also of one that is not connected to.
-#[derive(Debug, Default)]
-struct Health {
-    answered: AtomicU64,
-    doubted: AtomicU64,
-}
+/// What is known of a node, and since when: in nanoseconds of the boot clock. It is remembered also of one that is not connected
+/// to.
+#[derive(Debug)]
+struct Health(Mutex<(Standing, u64)>);
 
 impl Cluster {
     pub(crate) fn new(seeds: Vec<Address>, like: ConnectionInfo, options: RedisOptions) -> Cluster {
@@ -178,7 +174,7 @@ impl Cluster {
             let named = slots(&answer, &address.host).ok_or_else(|| unexpected("CLUSTER SLOTS", &answer))?;
             if named.is_empty() {
                 // As one that has left the cluster.
-                self.doubt(&member);
+                self.doubt(&member, Standing::Apart);
                 return Err(Error::unavailable("it knows of no node that has a slot"));
             }
             Ok(named)
@@ -245,16 +241,14 @@ impl Cluster {
         }
     }
 
-    /// Whoever can be asked: first those of whom nothing bad is known, whoever answered last before the others; then those that did
-    /// not answer, in that order.
+    /// Whoever can be asked: first those of whom nothing bad is known, whoever answered last before the others; then those that take
+    /// no part, which costs no time to hear; then those that did not answer: both in the order in which they were asked.
     fn candidates(&self) -> Vec<Address> {
         let state = self.state();
         let mut candidates: Vec<_> = state.named.iter().chain(&self.seeds).cloned().collect();
         candidates.sort_by_cached_key(|address| {
-            let health = state.health.get(address);
-            let at = |of: fn(&Health) -> &AtomicU64| health.map_or(0, |it| of(it).load(Ordering::Relaxed));
-            let (answered, doubted) = (at(|it| &it.answered), at(|it| &it.doubted));
-            if doubted > answered { (true, doubted) } else { (false, u64::MAX - answered) }
+            let (standing, since) = state.health.get(address).map_or((Standing::Well, 0), |it| it.known());
+            (standing, if standing == Standing::Well { u64::MAX - since } else { since })
         });
         candidates.dedup();
         candidates
@@ -296,22 +290,38 @@ impl Cluster {
         let mut waiting = Waiting { cluster: self, member: Some(member), since: self.clock.boot() };
         let answer = call.await;
         waiting.member = None;
-        if answer.as_ref().err().is_none_or(is_node_well) {
-            member.health.answered.store(self.clock.boot().as_nanos(), Ordering::Relaxed);
-        } else {
-            self.doubt(member);
+        match answer.as_ref().err().map_or(Standing::Well, standing) {
+            Standing::Well => member.health.is(Standing::Well, self.clock.boot()),
+            doubtful => self.doubt(member, doubtful),
         }
         answer
     }
 
     /// Another node is asked next for what this one had.
-    fn doubt(&self, member: &Arc<Member>) {
-        member.health.doubted.store(self.clock.boot().as_nanos(), Ordering::Relaxed);
+    fn doubt(&self, member: &Arc<Member>, standing: Standing) {
+        member.health.is(standing, self.clock.boot());
         self.state().owners.retain(|_, owner| !Arc::ptr_eq(owner, member));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Health {
+    fn is(&self, standing: Standing, now: BootTime) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (standing, now.as_nanos());
+    }
+
+    fn known(&self) -> (Standing, u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Health {
+    /// Nothing bad.
+    fn default() -> Health {
+        Health(Mutex::new((Standing::Well, 0)))
     }
 }
 
@@ -328,7 +338,7 @@ impl Drop for Waiting<'_> {
         if let Some(member) = self.member
             && self.cluster.clock.boot().since(self.since) >= PATIENCE
         {
-            self.cluster.doubt(member);
+            self.cluster.doubt(member, Standing::Silent);
         }
     }
 }

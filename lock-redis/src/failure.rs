@@ -84,10 +84,24 @@ pub(crate) fn is_moving(error: &Error) -> bool {
     matches!(redirection(error), Some(Redirection::Moving(_)))
 }
 
-/// Whether a node of a cluster that gave this error is what it was: one that answers, and has taken part in it so far.
-pub(crate) fn is_node_well(error: &Error) -> bool {
-    let code = said(error).and_then(RedisError::code);
-    code.is_some_and(|code| !matches!(code, "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY"))
+/// What an error says of the node of a cluster that gave it.
+pub(crate) fn standing(error: &Error) -> Standing {
+    match said(error).and_then(RedisError::code) {
+        Some("CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY") => Standing::Apart,
+        Some(_) => Standing::Well,
+        None => Standing::Silent,
+    }
+}
+
+/// Of a node of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Standing {
+    /// It answers, and takes part.
+    Well,
+    /// It answers, and does not take part at the moment.
+    Apart,
+    /// No answer came.
+    Silent,
 }
 
 /// What the driver had to say.
