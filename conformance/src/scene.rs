@@ -284,9 +284,11 @@ impl Scene {
     /// The mutex of a key that is free, for a client whose session may have ended: the next call opens another.
     pub(crate) async fn free_again(&self, client: &LockClient, key: LockKey) -> Verdict<Guard> {
         let lock = client.mutex(key)?;
-        let end = self.now() + SOON * 2;
+        // A call over a server that hangs may take all of its own time.
+        let limit = LockClientBuilder::DEFAULT_CALL_TIMEOUT + SOON * 2;
+        let end = self.now() + limit;
         loop {
-            match self.within(SOON * 2, "an answer", lock.acquire()).await? {
+            match self.within(limit, "an answer", lock.acquire()).await? {
                 Err(error) if error.is_retryable() && self.now() < end => {}
                 granted => return Ok(granted?),
             }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub(crate) struct Link {
 pub(crate) struct Line {
     endpoint: String,
     client: OnceCell<Client>,
-    retired: AtomicBool,
+    retired: tokio::sync::watch::Sender<bool>,
     watches: Watches,
     gather: Arc<Gather>,
 }
@@ -66,7 +66,7 @@ impl Link {
             let line = self.current();
             let connected = self.line().await;
             // Otherwise another one would say the same.
-            if connected.is_ok() || !line.retired.load(Ordering::SeqCst) {
+            if connected.is_ok() || !*line.retired.borrow() {
                 return connected.map(|_| ());
             }
         }
@@ -162,7 +162,19 @@ impl Link {
         let unanswered = Unanswered { link: self, line: &line, sent: self.clock.boot(), answered: false };
         let is_new = !line.client.initialized();
         let answer = match line.client(&self.dial).await {
-            Ok(client) => call(client, &line).await,
+            Ok(client) => {
+                let call = call(client, &line);
+                tokio::select! {
+                    biased;
+                    answer = call => answer,
+                    // What another call has found out about the endpoint holds for this one: a member without the others may let
+                    // both hang.
+                    () = line.is_retired() => {
+                        unanswered.answered(None);
+                        return Err(given_up().at(line.endpoint.clone()));
+                    }
+                }
+            }
             Err(Failed::There(error)) => Err(error),
             Err(Failed::Here(error)) => {
                 unanswered.answered(None);
@@ -224,7 +236,7 @@ impl Link {
 
     /// Gives an endpoint up for the next, once, and tells everybody that something may have been missed.
     fn retire(&self, line: &Arc<Line>) {
-        if line.retired.swap(true, Ordering::SeqCst) {
+        if line.retired.send_replace(true) {
             return;
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
@@ -253,7 +265,7 @@ impl Line {
         Line {
             endpoint,
             client: OnceCell::new(),
-            retired: AtomicBool::new(false),
+            retired: tokio::sync::watch::Sender::new(false),
             watches: Watches::default(),
             gather: Arc::default(),
         }
@@ -264,6 +276,11 @@ impl Line {
         self.client.get_or_try_init(|| dial.line(&self.endpoint)).await
     }
 
+    async fn is_retired(&self) {
+        // It fails only without a sender, which is this line's own.
+        let _ = self.retired.subscribe().wait_for(|retired| *retired).await;
+    }
+
     /// Watches, from the store's present on. For a line that was connected.
     ///
     /// # Errors
@@ -272,6 +289,11 @@ impl Line {
         let client = self.client.get().ok_or_else(|| Error::unavailable("there is no connection yet"))?;
         self.watches.watch(client, range, tell)
     }
+}
+
+/// Nobody has answered, and nobody is listened to any more.
+fn given_up() -> Error {
+    Error::unavailable("the endpoint was given up for another before it answered").effect(Effect::Unknown)
 }
 
 /// Nobody knows what became of it.

@@ -17,8 +17,8 @@ use lock_etcd::etcd_client::Client;
 use tokio::task::JoinSet;
 
 use crate::fixtures::clients::{
-    PATIENCE, Room, SECOND, acquired, acquired_again, answer, client_at, clients, is_kept, last_instant,
-    mutex, now, queued, session_at, taken, until, waiting, within,
+    PATIENCE, Room, SECOND, acquired, acquired_again, answer, backends, client_at, clients, is_kept,
+    last_instant, mutex, now, queued, session_at, taken, until, waiting, within,
 };
 
 /// So long that one who renews in time outlives an election, whichever member he has to turn to.
@@ -301,4 +301,30 @@ async fn whoever_waits_at_a_leader_that_is_cut_off_is_passed_by() {
     cluster.heal().await.unwrap();
     is_kept(&next, &others[0]).await;
     assert_eq!(next.release().await.unwrap(), End::Released);
+}
+
+/// It lets a call hang for as long as a server does: nine seconds. The renewals find out before, and what else is on its way there is
+/// not waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_at_a_leader_that_is_cut_off_is_not_waited_for() {
+    let cluster = slow_to_notice().await;
+    let ttl = 6 * SECOND;
+    let mut clients = Vec::new();
+    for backend in backends(&cluster).await {
+        let client = LockClient::builder(backend).ttl(ttl).call_timeout(10 * ttl).build().unwrap();
+        client.open().await.unwrap();
+        clients.push(client);
+    }
+    cluster.isolate(&cluster.leader().await.unwrap()).unwrap();
+    let sent = now();
+    let mut granted = JoinSet::new();
+    for (number, client) in clients.iter().enumerate() {
+        let lock = client.mutex(format!("k{number}")).unwrap();
+        granted.spawn(async move { lock.acquire().await });
+    }
+    // Of the one who has begun with the leader. What the others sent was lost on its way from their members to it: these are well
+    // themselves, and let the calls wait.
+    let first = within(PATIENCE, "a grant", granted.join_next()).await.unwrap();
+    let (first, took) = (first.unwrap().unwrap(), now().since(sent));
+    assert!(took < 8 * SECOND, "{first:?} after {took:?}");
 }
