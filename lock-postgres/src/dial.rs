@@ -1,0 +1,164 @@
+//! [`Dial`]: where servers are, and how a connection to one of them is made.
+
+use std::fmt;
+use std::time::Duration;
+
+use lock_core::{Effect, Error, Result, SystemClock, within};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::{Connection, Row};
+
+use crate::failure::failed;
+use crate::options::PostgresOptions;
+use crate::schema::Schema;
+
+/// Where servers are. The first that takes writes is used.
+pub(crate) struct Dial {
+    /// One at least.
+    hosts: Vec<PgConnectOptions>,
+    options: PostgresOptions,
+    pub(crate) schema: Schema,
+}
+
+impl Dial {
+    pub(crate) fn new(hosts: Vec<PgConnectOptions>, options: PostgresOptions) -> Result<Dial> {
+        if hosts.is_empty() {
+            return Err(Error::invalid("there is no host: name one server of Postgres at least"));
+        }
+        let schema = Schema::new(&options.schema)?;
+        Ok(Dial { hosts, options, schema })
+    }
+
+    pub(crate) fn idle_after(&self) -> Duration {
+        self.options.idle_after
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.options.connect_timeout
+    }
+
+    /// All of them, without secrets.
+    pub(crate) fn endpoint(&self) -> String {
+        let hosts: Vec<_> = self.hosts.iter().map(place).collect();
+        let database = self.hosts.first().and_then(PgConnectOptions::get_database).unwrap_or_default();
+        format!("postgres://{}/{database}", hosts.join(","))
+    }
+
+    /// A connection for statements, to a server that takes writes and has the schema.
+    pub(crate) async fn line(&self) -> Result<PgConnection> {
+        let mut refusal = None;
+        for host in &self.hosts {
+            match self.within_its_share(self.line_to(host)).await {
+                Ok(line) => return Ok(line),
+                // One that is there and refuses says more than one that is not.
+                Err(error) if refusal.as_ref().is_none_or(Error::is_retryable) => {
+                    refusal = Some(error.at(format!("postgres://{}", place(host))));
+                }
+                Err(_) => {}
+            }
+        }
+        Err(refusal.unwrap_or_else(|| Error::unavailable("there is no host")))
+    }
+
+    async fn line_to(&self, host: &PgConnectOptions) -> Result<PgConnection> {
+        let mut connection = PgConnection::connect_with(host).await.map_err(not_applied)?;
+        takes_writes(&mut connection).await?;
+        self.schema.is_there(&mut connection, self.options.migrate).await?;
+        Ok(connection)
+    }
+
+    /// A connection for what comes on a channel, to a server that takes writes. It does not reconnect by itself.
+    pub(crate) async fn listener(&self, channel: &str) -> Result<PgListener> {
+        let mut refusal = None;
+        for host in &self.hosts {
+            match self.within_its_share(self.listener_to(host, channel)).await {
+                Ok(listener) => return Ok(listener),
+                Err(error) => drop(refusal.get_or_insert(error.at(format!("postgres://{}", place(host))))),
+            }
+        }
+        Err(refusal.unwrap_or_else(|| Error::unavailable("there is no host")))
+    }
+
+    async fn listener_to(&self, host: &PgConnectOptions, channel: &str) -> Result<PgListener> {
+        // The driver's listener wants a pool to come from.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.share())
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_with(host.clone())
+            .await
+            .map_err(not_applied)?;
+        let mut listener = PgListener::connect_with(&pool).await.map_err(not_applied)?;
+        listener.ignore_pool_close_event(true);
+        listener.eager_reconnect(false);
+        takes_writes(&mut listener).await?;
+        listener.listen(channel).await.map_err(not_applied)?;
+        Ok(listener)
+    }
+
+    fn share(&self) -> Duration {
+        self.options.connect_timeout / u32::try_from(self.hosts.len()).unwrap_or(u32::MAX).max(1)
+    }
+
+    async fn within_its_share<T>(&self, connecting: impl Future<Output = Result<T>>) -> Result<T> {
+        let limit = self.share();
+        within(&SystemClock::new(), limit, connecting).await.unwrap_or_else(|| {
+            Err(Error::unavailable(format!(
+                "no answer within {limit:?}; is it up, and can it be reached from here?"
+            ))
+            .effect(Effect::NotApplied))
+        })
+    }
+}
+
+impl fmt::Debug for Dial {
+    /// Without the driver's options: there is a password in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.endpoint())
+    }
+}
+
+/// A standby, and a primary that was told to take none, are of no use.
+async fn takes_writes(connection: impl sqlx::PgExecutor<'_>) -> Result<()> {
+    let asked = sqlx::query("SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'")
+        .persistent(false)
+        .fetch_one(connection)
+        .await
+        .map_err(not_applied)?;
+    let (is_standby, is_read_only): (bool, bool) =
+        (asked.try_get(0).map_err(failed)?, asked.try_get(1).map_err(failed)?);
+    if is_standby {
+        return Err(Error::unavailable(
+            "the server is a standby, and takes no writes: name the primary, or all of them, as in postgres://a,b/database",
+        )
+        .effect(Effect::NotApplied));
+    }
+    if is_read_only {
+        return Err(Error::new(
+            lock_core::ErrorKind::Exhausted,
+            "the server takes no writes from this role: default_transaction_read_only is on",
+        )
+        .effect(Effect::NotApplied));
+    }
+    Ok(())
+}
+
+/// Nothing was asked yet.
+fn not_applied(error: sqlx::Error) -> Error {
+    failed(error).effect(Effect::NotApplied)
+}
+
+fn place(host: &PgConnectOptions) -> String {
+    match host.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => {
+            let name = host.get_host();
+            if name.contains(':') && !name.starts_with('[') {
+                format!("[{name}]:{}", host.get_port())
+            } else {
+                format!("{name}:{}", host.get_port())
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the driver's errors mean for a lock.
+
+use lock_core::{Effect, Error, ErrorKind};
+use sqlx::Error as Driver;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+/// An error of a statement, or of a connection that was to be made.
+pub(crate) fn failed(error: Driver) -> Error {
+    let (kind, effect, advice) = match &error {
+        Driver::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
+            Some(refusal) => explain(refusal.code()),
+            None => (ErrorKind::Protocol, Effect::Unknown, "is this PostgreSQL?"),
+        },
+        Driver::Io(_) | Driver::WorkerCrashed => (
+            ErrorKind::Unavailable,
+            Effect::Unknown,
+            "is it up, can it be reached from here, and does it speak TLS where sslmode asks for it?",
+        ),
+        Driver::Tls(_) => (
+            ErrorKind::Denied,
+            Effect::NotApplied,
+            "TLS was not agreed on: check sslmode, sslrootcert, sslcert, sslkey, and for whom the server's certificate is",
+        ),
+        Driver::Configuration(_) => {
+            (ErrorKind::Misconfigured, Effect::NotApplied, "see the page about Postgres")
+        }
+        Driver::PoolTimedOut | Driver::PoolClosed => {
+            (ErrorKind::Unavailable, Effect::NotApplied, "no connection could be made in time")
+        }
+        Driver::Protocol(_) => {
+            (ErrorKind::Protocol, Effect::Unknown, "is this PostgreSQL, and nothing in between?")
+        }
+        _ => (ErrorKind::Protocol, Effect::Unknown, "the answer is none that such a statement has"),
+    };
+    let said = match &error {
+        // The rest of what the server says is in the source.
+        Driver::Database(database) => database.message().to_owned(),
+        other => other.to_string(),
+    };
+    Error::new(kind, format!("{said}; {advice}")).effect(effect).caused_by(error)
+}
+
+/// Whether the connection is of no more use after this.
+pub(crate) fn ends_the_connection(error: &Driver) -> bool {
+    match error {
+        Driver::Database(database) => database
+            .try_downcast_ref::<PgDatabaseError>()
+            .is_none_or(|refusal| !matches!(refusal.severity(), PgSeverity::Error) || is_of_a_pooler(refusal.code())),
+        Driver::ColumnDecode { .. } | Driver::Decode(_) | Driver::RowNotFound => false,
+        _ => true,
+    }
+}
+
+/// The code by which the server says what is wrong.
+pub(crate) fn code(error: &Driver) -> Option<String> {
+    error.as_database_error()?.code().map(std::borrow::Cow::into_owned)
+}
+
+/// The answer is none that such a statement has.
+pub(crate) fn unexpected(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Protocol,
+        format!("the answer to {what} lacks what it should have: is the schema the one of this version?"),
+    )
+    .effect(Effect::Unknown)
+}
+
+/// Statements that were prepared are not known any more, or known already: somebody deals out the server's connections.
+fn is_of_a_pooler(code: &str) -> bool {
+    matches!(code, "26000" | "42P05" | "08P01")
+}
+
+pub(crate) const POOLER: &str = "there is a pooler in between that gives each transaction another connection of the server (pool_mode \
+     transaction or statement): neither prepared statements nor LISTEN work there. Connect to the server itself, or to a pool with \
+     pool_mode session: the locks take two connections for each process";
+
+fn explain(code: &str) -> (ErrorKind, Effect, &'static str) {
+    use Effect::{NotApplied, Unknown};
+    match code {
+        _ if is_of_a_pooler(code) => (ErrorKind::Misconfigured, NotApplied, POOLER),
+        // It may have come while a commit waited for a standby, and the commit stands.
+        "57P01" | "57P02" | "57P05" => {
+            (ErrorKind::Unavailable, Unknown, "the server ended the connection; it is made anew")
+        }
+        "57P03" => (ErrorKind::Unavailable, NotApplied, "the server starts, or shuts down; it passes"),
+        "53300" | "53400" => (
+            ErrorKind::Unavailable,
+            NotApplied,
+            "no connection is left: raise max_connections or the limit of the role or database (two are needed for each process)",
+        ),
+        "53100" | "53200" | "53000" => {
+            (ErrorKind::Exhausted, NotApplied, "the server is out of space or memory")
+        }
+        "25006" => (
+            ErrorKind::Exhausted,
+            NotApplied,
+            "the server takes no writes: it is a standby, or default_transaction_read_only is on",
+        ),
+        "28P01" | "28000" => (ErrorKind::Denied, NotApplied, "check user and password, and pg_hba.conf"),
+        "42501" => (
+            ErrorKind::Denied,
+            NotApplied,
+            "the role may not do this: it needs USAGE on the schema and EXECUTE on its functions; making the schema takes CREATE on \
+             the database, or somebody else who runs `fencepost schema postgres`",
+        ),
+        "3D000" => (ErrorKind::Misconfigured, NotApplied, "name a database that exists, as postgres://host/database"),
+        "3F000" | "42883" | "42P01" | "42704" => (
+            ErrorKind::Misconfigured,
+            NotApplied,
+            "the schema is missing here, or is another version's: `fencepost schema postgres` prints it, and migrate=always makes it",
+        ),
+        "40001" | "40P01" | "55P03" => {
+            (ErrorKind::Unavailable, NotApplied, "somebody else was at the same rows; it passes")
+        }
+        "57014" => (
+            ErrorKind::TimedOut,
+            NotApplied,
+            "the server cancelled it: is statement_timeout below what a commit takes here?",
+        ),
+        _ if code.starts_with("08") => (ErrorKind::Unavailable, Unknown, "the connection ended; it is made anew"),
+        _ if code.starts_with("58") || code.starts_with("XX") => {
+            (ErrorKind::Unavailable, NotApplied, "the server has trouble of its own: see its log")
+        }
+        _ => (ErrorKind::Protocol, NotApplied, "see the page about Postgres"),
+    }
+}

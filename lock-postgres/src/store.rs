@@ -1,0 +1,95 @@
+//! [`Store`]: the two connections that a backend has.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lock_core::{Error, ErrorKind, Result, SessionId};
+use sqlx::postgres::PgRow;
+
+use crate::ask::{Answer, Ask};
+use crate::dial::Dial;
+use crate::ears::{ECHO, Ears};
+use crate::failure::POOLER;
+use crate::line::{Line, Query, query};
+
+/// How to reach the server: a connection for statements, and one for news.
+pub(crate) struct Store {
+    pub(crate) dial: Arc<Dial>,
+    line: Mutex<Option<Line>>,
+    pub(crate) ears: Ears,
+    was_heard: AtomicBool,
+}
+
+impl Store {
+    pub(crate) fn new(dial: Dial) -> Result<Store> {
+        let dial = Arc::new(dial);
+        let ears = Ears::new(&dial, SessionId::random()?);
+        Ok(Store { dial, line: Mutex::default(), ears, was_heard: AtomicBool::new(false) })
+    }
+
+    /// Makes sure, once, that what is sent on one connection is heard on the other. Behind a pooler that gives each transaction
+    /// another connection of the server it is not.
+    pub(crate) async fn is_heard(&self) -> Result<()> {
+        let before = self.ears.are_open().await?;
+        if self.was_heard.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.query(query!(self.dial.schema.notify, self.ears.channel(), ECHO)).await?;
+        if !self.ears.hear_more_than(before).await {
+            return Err(Error::new(ErrorKind::Misconfigured, format!("what is sent is not heard: {POOLER}"))
+                .at(self.dial.endpoint()));
+        }
+        self.was_heard.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A claim or a release.
+    pub(crate) async fn ask(&self, ask: Ask) -> Result<Answer> {
+        let answer = self.line()?.ask(ask).await;
+        answer.map_err(|error| self.placed(error))
+    }
+
+    pub(crate) async fn query(&self, query: Query) -> Result<Vec<PgRow>> {
+        let answer = self.line()?.query(query).await;
+        answer.map_err(|error| self.placed(error))
+    }
+
+    /// Ends sessions that have expired, for ever.
+    pub(crate) async fn end(&self, sessions: Vec<Vec<u8>>) -> Result<()> {
+        self.query(query!(self.dial.schema.end_sessions, sessions)).await.map(drop)
+    }
+
+    /// Frees what dead sessions hold on these keys, and hands it over.
+    pub(crate) async fn settle(&self, keys: &[Vec<u8>]) -> Result<()> {
+        loop {
+            let rows = self.query(query!(self.dial.schema.settle, keys)).await?;
+            let expired = crate::line::sessions(&rows);
+            if expired.is_empty() {
+                return Ok(());
+            }
+            self.end(expired).await?;
+        }
+    }
+
+    fn line(&self) -> Result<Line> {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*line {
+            Some(line) if !line.is_over() => Ok(line.clone()),
+            _ => Ok(line.insert(Line::new(&self.dial)?).clone()),
+        }
+    }
+
+    fn placed(&self, error: Error) -> Error {
+        match error.endpoint() {
+            Some(_) => error,
+            None => error.at(self.dial.endpoint()),
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({:?})", self.dial)
+    }
+}
