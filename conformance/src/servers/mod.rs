@@ -9,6 +9,7 @@
 //! - [`RedisCluster`]: the same for each part of the keys, and parts that move.
 //! - [`Etcd`]: one server, with accounts or with little room.
 //! - [`EtcdCluster`]: several that agree, of which the leader is lost or cut off.
+//! - [`Postgres`]: one server, with accounts, that takes no writes or no more connections.
 //! - [`Authority`] and [`Tls`]: servers that speak TLS, with certificates that are good or bad.
 //! - [`WallClock`]: the time that a server sees.
 //!
@@ -32,10 +33,16 @@ mod etcd_calls;
 mod etcd_cluster;
 mod etcd_gateway;
 mod etcd_setup;
+mod family;
 mod hanging_up;
 mod island;
 mod peer_network;
 mod ports;
+mod postgres;
+mod postgres_calls;
+mod postgres_programs;
+mod postgres_setup;
+mod postgres_template;
 mod process;
 mod redis;
 mod redis_answers;
@@ -46,6 +53,7 @@ mod redis_sentinel;
 mod redis_setup;
 mod resp;
 mod tls;
+mod unprivileged;
 mod waiting;
 mod wall_clock;
 
@@ -56,6 +64,8 @@ pub use self::etcd_cluster::{EtcdCluster, EtcdClusterSetup};
 pub use self::etcd_setup::EtcdSetup;
 pub use self::island::Island;
 pub use self::ports::{Port, free_port};
+pub use self::postgres::Postgres;
+pub use self::postgres_setup::PostgresSetup;
 pub use self::process::{Program, Server};
 pub use self::redis::Redis;
 pub use self::redis_cluster::{RedisCluster, RedisClusterSetup};
