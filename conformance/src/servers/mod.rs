@@ -9,7 +9,9 @@
 //! - [`RedisCluster`]: the same for each part of the keys, and parts that move.
 //! - [`Etcd`]: one server, with accounts or with little room.
 //! - [`EtcdCluster`]: several that agree, of which the leader is lost or cut off.
-//! - [`Postgres`]: one server, with accounts, that takes no writes or no more connections.
+//! - [`Postgres`]: one server, with accounts, that takes no writes or no more connections, and replicas of it that can be held back.
+//! - [`PostgresReplication`]: a primary and its replica, which takes its place when it is lost or cut off.
+//! - [`PgBouncer`]: clients of a PostgreSQL server share its connections.
 //! - [`Authority`] and [`Tls`]: servers that speak TLS, with certificates that are good or bad.
 //! - [`WallClock`]: the time that a server sees.
 //!
@@ -37,13 +39,17 @@ mod family;
 mod hanging_up;
 mod island;
 mod peer_network;
+mod pgbouncer;
 mod ports;
 mod postgres;
 mod postgres_calls;
 mod postgres_programs;
+mod postgres_replicas;
+mod postgres_replication;
 mod postgres_setup;
 mod postgres_template;
 mod process;
+mod psql;
 mod redis;
 mod redis_answers;
 mod redis_cluster;
@@ -63,8 +69,10 @@ pub use self::etcd_calls::Permission;
 pub use self::etcd_cluster::{EtcdCluster, EtcdClusterSetup};
 pub use self::etcd_setup::EtcdSetup;
 pub use self::island::Island;
+pub use self::pgbouncer::{PgBouncer, PgBouncerSetup, PoolMode};
 pub use self::ports::{Port, free_port};
 pub use self::postgres::Postgres;
+pub use self::postgres_replication::{PostgresReplication, PostgresReplicationSetup};
 pub use self::postgres_setup::PostgresSetup;
 pub use self::process::{Program, Server};
 pub use self::redis::Redis;

@@ -147,9 +147,13 @@ impl Postgres {
         Ok(Postgres { server: Mutex::new(None), setup, directory, data, port, template: Origin(template) })
     }
 
+    /// Data of its own, or those of its primary.
     pub(super) async fn has_new_data(&self) -> Result<()> {
         self.has_no_data()?;
-        self.template.0.copy_to(&self.data).await
+        match &self.setup.replica_of {
+            None => self.template.0.copy_to(&self.data).await,
+            Some(primary) => primary.copy_to(self).await,
+        }
     }
 
     fn has_no_data(&self) -> Result<()> {
@@ -182,6 +186,10 @@ impl Postgres {
         let server = program.start(ready).await?;
         *self.running() = Some(Arc::new(server));
         Ok(())
+    }
+
+    pub(super) fn setup(&self) -> &PostgresSetup {
+        &self.setup
     }
 
     pub(super) fn data(&self) -> &Path {

@@ -1,20 +1,10 @@
 //! What can be asked of a [`Postgres`]: statements, accounts, and what keeps its clients from writing.
 
-use std::time::Duration;
-
-use lock_core::{Error, ErrorKind, Result};
-use tokio::process::Command;
+use lock_core::{Error, Result};
 
 use super::postgres::{DATABASE, Postgres};
-use super::postgres_programs::{program, run};
+use super::psql::Login;
 use super::waiting::until;
-
-/// For how long statements may go unanswered.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What stands between two columns, and between two rows: what is in no name and no number.
-const COLUMN: char = '\u{1f}';
-const ROW: char = '\u{1e}';
 
 /// Everybody else who is connected.
 const CLIENTS: &str =
@@ -27,7 +17,7 @@ impl Postgres {
     /// # Errors
     /// No connection, no end within five seconds, or an error, which has PostgreSQL's words.
     pub async fn run(&self, sql: &str) -> Result<String> {
-        self.psql(&[], sql).await.map(|said| said.trim_end_matches('\n').to_owned())
+        self.login().run(sql).await.map_err(|error| error.at(self.address()))
     }
 
     /// Runs one statement, and returns its rows. `NULL` is an empty text.
@@ -35,12 +25,7 @@ impl Postgres {
     /// # Errors
     /// As those of [`run`](Postgres::run).
     pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>> {
-        let said = self.psql(&["-F", &COLUMN.to_string(), "-R", &ROW.to_string()], sql).await?;
-        let said = said.strip_suffix('\n').unwrap_or(&said);
-        if said.is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(said.split(ROW).map(|row| row.split(COLUMN).map(str::to_owned).collect()).collect())
+        self.login().rows(sql).await.map_err(|error| error.at(self.address()))
     }
 
     /// Ends the connections of all its clients, and returns how many those were. Replicas are no clients.
@@ -100,32 +85,14 @@ impl Postgres {
         said.parse().map_err(|error| Error::unavailable(format!("{said:?} is no number")).caused_by(error))
     }
 
-    /// Statements by standard input and the password by the environment: everybody can read a command line.
-    async fn psql(&self, arguments: &[&str], sql: &str) -> Result<String> {
-        let mut command = Command::new(program("psql")?);
-        command
-            .args(["-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-f", "-"])
-            .args(arguments)
-            .env("PGHOST", self.socket_directory())
-            .env("PGPORT", self.port().to_string())
-            .env("PGUSER", self.user_name())
-            .env("PGPASSWORD", self.password())
-            .env("PGDATABASE", DATABASE)
-            .env("PGCLIENTENCODING", "UTF8");
-        for other in ["PGOPTIONS", "PGSERVICE", "PGHOSTADDR", "PGSSLMODE", "PGTARGETSESSIONATTRS"] {
-            command.env_remove(other);
+    pub(super) fn login(&self) -> Login<'_> {
+        Login {
+            host: self.socket_directory().as_os_str(),
+            port: self.port(),
+            user: self.user_name(),
+            password: self.password(),
+            database: DATABASE,
         }
-        let output = run(command, sql, PATIENCE).await.map_err(|error| error.at(self.address()))?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        // It says 3 for a statement, 2 for a connection.
-        let kind = match output.status.code() {
-            Some(3) => ErrorKind::InvalidInput,
-            _ => ErrorKind::Unavailable,
-        };
-        let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(Error::new(kind, complaint).at(self.address()))
     }
 }
 

@@ -10,6 +10,7 @@ use super::etcd_setup::{ATTEMPTS, is_taken};
 use super::island::Island;
 use super::ports::free_port;
 use super::postgres::Postgres;
+use super::postgres_replicas::Primary;
 use super::postgres_template::{Template, write};
 use super::tls::{ClientCertificates, Tls};
 use super::wall_clock::WallClock;
@@ -28,14 +29,7 @@ pub struct PostgresSetup {
     pub(super) island: Option<Island>,
     pub(super) tls: Option<Tls>,
     also_plain: bool,
-    pub(super) replica_of: Option<Upstream>,
-}
-
-/// The primary of a replica.
-#[derive(Clone)]
-pub(super) struct Upstream {
-    /// How the replica connects, without the password.
-    pub(super) connection: String,
+    pub(super) replica_of: Option<Primary>,
 }
 
 impl PostgresSetup {
@@ -164,13 +158,13 @@ impl PostgresSetup {
 
     fn lines(&self, endpoint: SocketAddr, directory: &Path) -> String {
         let (address, port) = (endpoint.ip().to_string(), endpoint.port().to_string());
-        let directory = directory.to_string_lossy();
+        let sockets = directory.to_string_lossy();
         let durable = if self.durable { "on" } else { "off" };
         let mut lines = String::new();
         for (name, value) in [
             ("listen_addresses", &*address),
             ("port", &port),
-            ("unix_socket_directories", &directory),
+            ("unix_socket_directories", &sockets),
             ("max_connections", "100"),
             ("fsync", durable),
             ("full_page_writes", durable),
@@ -194,7 +188,8 @@ impl PostgresSetup {
             }
         }
         if let Some(primary) = &self.replica_of {
-            set(&mut lines, "primary_conninfo", &primary.connection);
+            set(&mut lines, "primary_conninfo", &primary.connection(directory));
+            // Otherwise it waits for five seconds before it comes back, and says every ten how far it is.
             set(&mut lines, "wal_retrieve_retry_interval", "100ms");
             set(&mut lines, "wal_receiver_status_interval", "1s");
         }
