@@ -152,7 +152,7 @@ async fn no_password_is_shown() {
         assert!(!shown.contains(postgres.password()) && !shown.contains("s3cret"), "{shown}");
     }
     let look = async {
-        let ours = || children(std::process::id()).into_iter().filter_map(|child| command_line(child));
+        let ours = || children(std::process::id()).into_iter().filter_map(command_line);
         // Clients of other tests are children too.
         let waiting = || ours().find(|line| line.contains("ON_ERROR_STOP"));
         until("psql runs", async || waiting().is_some()).await;

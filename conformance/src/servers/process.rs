@@ -336,6 +336,10 @@ impl Drop for Server {
         }
         let _ = self.signal(self.ending.at_once());
         let guard = self.guard.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if self.ending == Ending::Postgres {
+            // It may be too young to hear that: the guard says it again.
+            drop(guard.stdin.take());
+        }
         bury(guard);
     }
 }
