@@ -15,7 +15,6 @@ use super::hanging_up::hang_up;
 use super::island::Island;
 use super::ports::Port;
 use super::process::Server;
-use super::waiting::until;
 
 /// For how long a call may go unanswered.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -124,9 +123,7 @@ impl Etcd {
 
     /// Stops it as `kill -STOP` does, and waits until it stands still: its connections stay open, and nobody answers.
     pub async fn stop(&self) -> Result<()> {
-        let server = self.server()?;
-        server.stop()?;
-        until("all threads of a server stand still", async || Ok(server.stands_still().then_some(()))).await
+        self.server()?.comes_to_a_stand().await
     }
 
     /// Lets it go on.

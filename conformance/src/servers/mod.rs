@@ -9,6 +9,9 @@
 //! - [`RedisCluster`]: the same for each part of the keys, and parts that move.
 //! - [`Etcd`]: one server, with accounts or with little room.
 //! - [`EtcdCluster`]: several that agree, of which the leader is lost or cut off.
+//! - [`Postgres`]: one server, with accounts, that takes no writes or no more connections, and replicas of it that can be held back.
+//! - [`PostgresReplication`]: a primary and its replica, which takes its place when it is lost or cut off.
+//! - [`PgBouncer`]: clients of a PostgreSQL server share its connections.
 //! - [`Authority`] and [`Tls`]: servers that speak TLS, with certificates that are good or bad.
 //! - [`WallClock`]: the time that a server sees.
 //!
@@ -32,11 +35,21 @@ mod etcd_calls;
 mod etcd_cluster;
 mod etcd_gateway;
 mod etcd_setup;
+mod family;
 mod hanging_up;
 mod island;
 mod peer_network;
+mod pgbouncer;
 mod ports;
+mod postgres;
+mod postgres_calls;
+mod postgres_programs;
+mod postgres_replicas;
+mod postgres_replication;
+mod postgres_setup;
+mod postgres_template;
 mod process;
+mod psql;
 mod redis;
 mod redis_answers;
 mod redis_cluster;
@@ -46,6 +59,7 @@ mod redis_sentinel;
 mod redis_setup;
 mod resp;
 mod tls;
+mod unprivileged;
 mod waiting;
 mod wall_clock;
 
@@ -55,7 +69,11 @@ pub use self::etcd_calls::Permission;
 pub use self::etcd_cluster::{EtcdCluster, EtcdClusterSetup};
 pub use self::etcd_setup::EtcdSetup;
 pub use self::island::Island;
+pub use self::pgbouncer::{PgBouncer, PgBouncerSetup, PoolMode};
 pub use self::ports::{Port, free_port};
+pub use self::postgres::Postgres;
+pub use self::postgres_replication::{PostgresReplication, PostgresReplicationSetup};
+pub use self::postgres_setup::PostgresSetup;
 pub use self::process::{Program, Server};
 pub use self::redis::Redis;
 pub use self::redis_cluster::{RedisCluster, RedisClusterSetup};

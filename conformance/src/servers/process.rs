@@ -17,7 +17,10 @@ use lock_core::{Clock, Error, ErrorKind, Result, SystemClock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::family::{children, has_ended, stands_still};
 use super::island::Island;
+use super::unprivileged::Unprivileged;
+use super::waiting::until;
 
 /// A server that does not answer in this time after its start has failed.
 const START: Duration = Duration::from_secs(20);
@@ -38,15 +41,28 @@ pub struct Program {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     directory: PathBuf,
+    user: Option<Unprivileged>,
+    ending: Ending,
 }
 
-/// A server's process. Killed when this is dropped, or when this process dies.
+/// A server's process, or the first of several. Killed when this is dropped, or when this process dies.
 #[derive(Debug)]
 pub struct Server {
     name: String,
     pid: Pid,
     guard: Mutex<Child>,
     directory: PathBuf,
+    ending: Ending,
+}
+
+/// How a server comes to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// As a process does.
+    Process,
+    /// As PostgreSQL does, which is a first process and its children. Killed, it leaves a piece of memory in the kernel; so it
+    /// is killed only where a test wants that, and otherwise told to end at once, which it does by itself.
+    Postgres,
 }
 
 impl Program {
@@ -61,6 +77,8 @@ impl Program {
             arguments: Vec::new(),
             environment: Vec::new(),
             directory: directory.into(),
+            user: None,
+            ending: Ending::Process,
         }
     }
 
@@ -75,6 +93,20 @@ impl Program {
     #[must_use]
     pub fn on(mut self, island: &Island) -> Program {
         self.entry = island.entry().into();
+        self
+    }
+
+    /// Whom it runs as, if that is not this process's user.
+    #[must_use]
+    pub(super) fn user(mut self, user: Unprivileged) -> Program {
+        self.user = Some(user);
+        self
+    }
+
+    /// How it ends.
+    #[must_use]
+    pub(super) fn ending(mut self, ending: Ending) -> Program {
+        self.ending = ending;
         self
     }
 
@@ -127,7 +159,9 @@ impl Program {
             .args(["-c", include_str!("guard.sh"), "guard"])
             .arg(&self.directory)
             .arg(&self.name)
+            .arg(self.ending.at_once().as_raw().to_string())
             .args(&self.entry)
+            .args(self.user.map(Unprivileged::entry).unwrap_or_default())
             .arg(&self.name)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
@@ -155,6 +189,7 @@ impl Program {
                 pid,
                 guard: Mutex::new(guard),
                 directory: self.directory.clone(),
+                ending: self.ending,
             }),
             None => Err(Error::unavailable(format!(
                 "{}'s guard said {word:?} instead of a process id",
@@ -180,34 +215,50 @@ impl Server {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Kills it as `kill -9` does, and waits until it is gone: its ports are free then.
+    /// Kills it as `kill -9` does, with all its children, and waits until it is gone: its ports are free then.
     pub async fn kill(&self) -> Result<()> {
-        self.end(Signal::KILL).await
+        if self.ending == Ending::Process {
+            return self.end(Signal::KILL).await;
+        }
+        if self.has_ended()? {
+            return Ok(());
+        }
+        self.comes_to_a_stand().await?;
+        let children = self.children();
+        Server::signal_all(&children, Signal::KILL);
+        self.end(Signal::KILL).await?;
+        until("a server's children have ended", async || {
+            Ok(children.iter().all(|child| has_ended(*child)).then_some(()))
+        })
+        .await
     }
 
     /// Asks it to end in an orderly way, and waits until it has.
     pub async fn terminate(&self) -> Result<()> {
-        self.end(Signal::TERM).await
+        self.end(self.ending.orderly()).await
     }
 
     /// Stops it as `kill -STOP` does: its connections stay open, and nobody answers.
     pub fn stop(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        // First: it has no more children then.
+        self.signal(Signal::STOP)?;
+        Server::signal_all(&self.children(), Signal::STOP);
+        Ok(())
     }
 
-    /// Whether all its threads stand still: those on other processors go on for a moment after a stop. Where the system does
-    /// not say, it is taken to.
-    pub(super) fn stands_still(&self) -> bool {
-        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid())) else { return true };
-        // A number, a name in parentheses, and the state.
-        let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        let mut stats =
-            threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
-        stats.all(|stat| state(stat).is_none_or(|state| state == 'T'))
+    /// Stops it, and waits until it and all its children stand still. It may have had another child before it heard.
+    pub(super) async fn comes_to_a_stand(&self) -> Result<()> {
+        until("all threads of a server stand still", async || {
+            self.stop()?;
+            let stands = stands_still(self.pid) && self.children().into_iter().all(stands_still);
+            Ok(stands.then_some(()))
+        })
+        .await
     }
 
     /// Lets it go on.
     pub fn go_on(&self) -> Result<()> {
+        Server::signal_all(&self.children(), Signal::CONT);
         self.signal(Signal::CONT)
     }
 
@@ -249,6 +300,20 @@ impl Server {
         })
     }
 
+    /// One that has ended meanwhile needs no signal.
+    fn signal_all(children: &[Pid], signal: Signal) {
+        for child in children {
+            let _ = kill_process(*child, signal);
+        }
+    }
+
+    fn children(&self) -> Vec<Pid> {
+        match self.ending {
+            Ending::Process => Vec::new(),
+            Ending::Postgres => children(self.pid),
+        }
+    }
+
     fn failed(&self, what: &str, cause: Option<Error>) -> Error {
         let error = Error::unavailable(format!("{} {what}; it said: {}", self.name, self.last_words()));
         match cause {
@@ -266,9 +331,33 @@ impl Drop for Server {
     /// Waits for the end, which takes some milliseconds: whoever owns the directory removes it next.
     fn drop(&mut self) {
         // An error here means that it has ended.
-        let _ = self.signal(Signal::KILL);
+        if self.ending == Ending::Postgres {
+            let _ = self.go_on();
+        }
+        let _ = self.signal(self.ending.at_once());
         let guard = self.guard.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if self.ending == Ending::Postgres {
+            // It may be too young to hear that: the guard says it again.
+            drop(guard.stdin.take());
+        }
         bury(guard);
+    }
+}
+
+impl Ending {
+    fn at_once(self) -> Signal {
+        match self {
+            Ending::Process => Signal::KILL,
+            Ending::Postgres => Signal::QUIT,
+        }
+    }
+
+    /// PostgreSQL would wait for its clients at a TERM.
+    fn orderly(self) -> Signal {
+        match self {
+            Ending::Process => Signal::TERM,
+            Ending::Postgres => Signal::INT,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`WallClock`]: the wall clock as a server sees it.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,7 +46,11 @@ impl WallClock {
     /// The library cannot be compiled: it takes a C compiler.
     pub fn new() -> Result<WallClock> {
         let failed = |error| Error::unavailable("no files for a wall clock").caused_by(error);
-        let directory = tempfile::Builder::new().prefix("wall-clock-").tempdir().map_err(failed)?;
+        // For everybody: a server may run as another user.
+        let everybody = Permissions::from_mode(0o755);
+        let mut directory = tempfile::Builder::new();
+        directory.prefix("wall-clock-").permissions(everybody);
+        let directory = directory.tempdir().map_err(failed)?;
         let source = directory.path().join("wall_clock.c");
         let library = directory.path().join("wall_clock.so");
         let path = directory.path().join("cells");
