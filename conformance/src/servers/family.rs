@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The processes whose parent this one is. None where the system does not say.
 pub(super) fn children(parent: Pid) -> Vec<Pid> {
@@ -13,6 +13,13 @@ pub(super) fn children(parent: Pid) -> Vec<Pid> {
         (Stat::of(&process)?.parent == parent.as_raw_nonzero().get()).then_some(pid)
     };
     processes.flatten().filter_map(|process| is_child(process.path())).collect()
+}
+
+/// One that has ended meanwhile needs no signal.
+pub(super) fn signal_all(processes: &[Pid], signal: Signal) {
+    for process in processes {
+        let _ = kill_process(*process, signal);
+    }
 }
 
 /// Whether all its threads stand still: those on other processors go on for a moment after a stop. Where the system does not

@@ -9,7 +9,8 @@
 //! - [`RedisCluster`]: the same for each part of the keys, and parts that move.
 //! - [`Etcd`]: one server, with accounts or with little room.
 //! - [`EtcdCluster`]: several that agree, of which the leader is lost or cut off.
-//! - [`Postgres`]: one server, with accounts, that takes no writes or no more connections, and replicas of it that can be held back.
+//! - [`Postgres`]: one server, with accounts, that takes no writes or no more connections, and replicas of it that can be held
+//!   back.
 //! - [`PostgresReplication`]: a primary and its replica, which takes its place when it is lost or cut off.
 //! - [`PgBouncer`]: clients of a PostgreSQL server share its connections.
 //! - [`Authority`] and [`Tls`]: servers that speak TLS, with certificates that are good or bad.
@@ -30,6 +31,7 @@
 
 mod account;
 mod certificates;
+mod ending;
 mod etcd;
 mod etcd_calls;
 mod etcd_cluster;

@@ -8,12 +8,13 @@ use lock_core::{Error, Result};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use super::ending::Ending;
 use super::island::Island;
 use super::ports::Port;
 use super::postgres_programs::{program, succeed};
 use super::postgres_setup::PostgresSetup;
 use super::postgres_template::{ADMIN, Template, directory};
-use super::process::{Ending, Program, Server};
+use super::process::{Program, Server};
 use super::unprivileged::Unprivileged;
 use super::wall_clock::WallClock;
 

@@ -17,7 +17,8 @@ use lock_core::{Clock, Error, ErrorKind, Result, SystemClock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::family::{children, has_ended, stands_still};
+use super::ending::Ending;
+use super::family::{children, has_ended, signal_all, stands_still};
 use super::island::Island;
 use super::unprivileged::Unprivileged;
 use super::waiting::until;
@@ -53,16 +54,6 @@ pub struct Server {
     guard: Mutex<Child>,
     directory: PathBuf,
     ending: Ending,
-}
-
-/// How a server comes to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// As a process does.
-    Process,
-    /// As PostgreSQL does, which is a first process and its children. Killed, it leaves a piece of memory in the kernel; so it
-    /// is killed only where a test wants that, and otherwise told to end at once, which it does by itself.
-    Postgres,
 }
 
 impl Program {
@@ -225,7 +216,7 @@ impl Server {
         }
         self.comes_to_a_stand().await?;
         let children = self.children();
-        Server::signal_all(&children, Signal::KILL);
+        signal_all(&children, Signal::KILL);
         self.end(Signal::KILL).await?;
         until("a server's children have ended", async || {
             Ok(children.iter().all(|child| has_ended(*child)).then_some(()))
@@ -242,7 +233,7 @@ impl Server {
     pub fn stop(&self) -> Result<()> {
         // First: it has no more children then.
         self.signal(Signal::STOP)?;
-        Server::signal_all(&self.children(), Signal::STOP);
+        signal_all(&self.children(), Signal::STOP);
         Ok(())
     }
 
@@ -258,7 +249,7 @@ impl Server {
 
     /// Lets it go on.
     pub fn go_on(&self) -> Result<()> {
-        Server::signal_all(&self.children(), Signal::CONT);
+        signal_all(&self.children(), Signal::CONT);
         self.signal(Signal::CONT)
     }
 
@@ -300,13 +291,6 @@ impl Server {
         })
     }
 
-    /// One that has ended meanwhile needs no signal.
-    fn signal_all(children: &[Pid], signal: Signal) {
-        for child in children {
-            let _ = kill_process(*child, signal);
-        }
-    }
-
     fn children(&self) -> Vec<Pid> {
         match self.ending {
             Ending::Process => Vec::new(),
@@ -341,23 +325,6 @@ impl Drop for Server {
             drop(guard.stdin.take());
         }
         bury(guard);
-    }
-}
-
-impl Ending {
-    fn at_once(self) -> Signal {
-        match self {
-            Ending::Process => Signal::KILL,
-            Ending::Postgres => Signal::QUIT,
-        }
-    }
-
-    /// PostgreSQL would wait for its clients at a TERM.
-    fn orderly(self) -> Signal {
-        match self {
-            Ending::Process => Signal::TERM,
-            Ending::Postgres => Signal::INT,
-        }
     }
 }
 
