@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use lock_core::table::Outcome;
 use lock_core::{
-    Busy, Certainty, Claim, Claimed, Effect, Error, ErrorKind, FencingToken, HolderInfo, Note, Proof, Released, Result,
+    Busy, Claim, Claimed, Effect, Error, ErrorKind, FencingToken, HolderInfo, Note, Proof, Released, Result,
     SessionId, Term, Ticket,
 };
+use sqlx::Arguments;
 use sqlx::Row;
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::Arguments;
 
 use crate::failure::{failed, unexpected};
 
@@ -39,7 +39,9 @@ impl Ask {
             Term::Fixed(time) => ("f", micros(time)),
             Term::Session { at_least } => ("s", micros(at_least)),
             other => {
-                return Err(Error::unsupported(format!("the store in Postgres knows no term such as {other:?}")));
+                return Err(Error::unsupported(format!(
+                    "the store in Postgres knows no term such as {other:?}"
+                )));
             }
         };
         Ok(Ask {
@@ -56,9 +58,15 @@ impl Ask {
         })
     }
 
-    pub(crate) fn release(session: SessionId, ticket: Ticket, key: Vec<u8>, certainty: Certainty) -> Result<Ask> {
+    /// `is_elsewhere`: a copy of the claim may be on its way on another connection.
+    pub(crate) fn release(
+        session: SessionId,
+        ticket: Ticket,
+        key: Vec<u8>,
+        is_elsewhere: bool,
+    ) -> Result<Ask> {
         Ok(Ask {
-            op: if certainty == Certainty::MaybeInFlight { "u" } else { "r" },
+            op: if is_elsewhere { "u" } else { "r" },
             session,
             ticket: number(ticket)?,
             key,
@@ -219,6 +227,6 @@ pub(crate) fn micros(time: Duration) -> i64 {
 }
 
 /// In the words of the lock table: each of these outcomes stands for an error.
-fn refused(outcome: Outcome) -> Error {
+pub(crate) fn refused(outcome: Outcome) -> Error {
     outcome.into_error().unwrap_or_else(|outcome| Error::new(ErrorKind::Protocol, format!("{outcome:?}")))
 }

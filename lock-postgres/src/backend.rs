@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    Backend, BackendInfo, Capabilities, EventSink, Failover, Fencing, FencingToken, Finding, Liveness, LockKey, LockState,
-    Opened, Page, Query, Result, SessionOptions,
+    Backend, BackendInfo, Capabilities, EventSink, Failover, Fencing, FencingToken, Finding, Liveness,
+    LockKey, LockState, Opened, Page, Query, Result, SessionOptions,
 };
 
 use crate::dial::Dial;

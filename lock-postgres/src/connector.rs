@@ -99,7 +99,9 @@ impl PostgresConnector {
         if let Some(place) = query.iter().position(|(key, _)| key == "target_session_attrs") {
             let (_, wanted) = query.remove(place);
             if !matches!(wanted.as_str(), "read-write" | "primary" | "any") {
-                return Err(wrong("target_session_attrs is read-write: a server that takes no writes keeps no locks"));
+                return Err(wrong(
+                    "target_session_attrs is read-write: a server that takes no writes keeps no locks",
+                ));
             }
         }
         let hosts = if url.hosts().is_empty() { vec![None] } else { url.hosts().iter().map(Some).collect() };

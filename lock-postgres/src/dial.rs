@@ -119,25 +119,13 @@ impl fmt::Debug for Dial {
     }
 }
 
-/// A standby, and a primary that was told to take none, are of no use.
+/// A standby is of no use.
 async fn takes_writes(connection: impl sqlx::PgExecutor<'_>) -> Result<()> {
-    let asked = sqlx::query("SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'")
-        .persistent(false)
-        .fetch_one(connection)
-        .await
-        .map_err(not_applied)?;
-    let (is_standby, is_read_only): (bool, bool) =
-        (asked.try_get(0).map_err(failed)?, asked.try_get(1).map_err(failed)?);
+    let asked = sqlx::query("SELECT pg_is_in_recovery()").persistent(false).fetch_one(connection).await;
+    let is_standby: bool = asked.and_then(|row| row.try_get(0)).map_err(not_applied)?;
     if is_standby {
         return Err(Error::unavailable(
             "the server is a standby, and takes no writes: name the primary, or all of them, as in postgres://a,b/database",
-        )
-        .effect(Effect::NotApplied));
-    }
-    if is_read_only {
-        return Err(Error::new(
-            lock_core::ErrorKind::Exhausted,
-            "the server takes no writes from this role: default_transaction_read_only is on",
         )
         .effect(Effect::NotApplied));
     }

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lock_core::{
-    ClaimRef, Clock, Error, ErrorKind, Event, EventSink, Reason, Result, SessionId, SystemClock, Ticket, telemetry, within,
+    ClaimRef, Clock, Error, ErrorKind, Event, EventSink, Reason, Result, SessionId, SystemClock, Ticket,
+    telemetry, within,
 };
 use sqlx::postgres::PgListener;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use crate::ask::token;
@@ -35,6 +36,7 @@ pub(crate) struct Ears {
     heard: Arc<Heard>,
     task: Mutex<Option<AbortHandle>>,
     state: watch::Sender<State>,
+    broken: Arc<Notify>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,7 +44,9 @@ enum State {
     /// Not yet, or not any more.
     Deaf,
     /// So many words to itself have come.
-    Listening { echoes: u64 },
+    Listening {
+        echoes: u64,
+    },
     Failed(Error),
 }
 
@@ -65,11 +69,17 @@ impl Ears {
             heard: Arc::default(),
             task: Mutex::default(),
             state: watch::Sender::new(State::Deaf),
+            broken: Arc::default(),
         }
     }
 
     pub(crate) fn channel(&self) -> &str {
         &self.channel
+    }
+
+    /// Told whenever the connection breaks.
+    pub(crate) fn broken(&self) -> Arc<Notify> {
+        self.broken.clone()
     }
 
     /// What concerns this session goes into this sink from now on.
@@ -94,7 +104,8 @@ impl Ears {
 
     /// Whether more echoes than these come, in time.
     pub(crate) async fn hear_more_than(&self, before: u64) -> bool {
-        let heard = self.wait(|state| !matches!(state, State::Listening { echoes } if *echoes <= before)).await;
+        let heard =
+            self.wait(|state| !matches!(state, State::Listening { echoes } if *echoes <= before)).await;
         matches!(heard, Some(State::Listening { .. }))
     }
 
@@ -116,7 +127,13 @@ impl Ears {
         let runtime = Handle::try_current()
             .map_err(|error| Error::unavailable("locks in Postgres need a Tokio runtime").caused_by(error))?;
         self.state.send_replace(State::Deaf);
-        let serve = Serving { dial: self.dial.clone(), channel: self.channel.clone(), heard: self.heard.clone(), state: self.state.clone() };
+        let serve = Serving {
+            dial: self.dial.clone(),
+            channel: self.channel.clone(),
+            heard: self.heard.clone(),
+            state: self.state.clone(),
+            broken: self.broken.clone(),
+        };
         *task = Some(runtime.spawn(serve.run()).abort_handle());
         Ok(())
     }
@@ -148,6 +165,7 @@ struct Serving {
     channel: String,
     heard: Arc<Heard>,
     state: watch::Sender<State>,
+    broken: Arc<Notify>,
 }
 
 impl Serving {
@@ -167,6 +185,7 @@ impl Serving {
                     let error = self.attend(&mut listener, &clock).await;
                     tracing::debug!(target: telemetry::TARGET, %error, "the connection for news has ended");
                     self.state.send_replace(State::Deaf);
+                    self.broken.notify_one();
                     self.heard.tell_all(&Event::Gap);
                 }
                 Err(error) => {
@@ -232,7 +251,11 @@ fn read(dial: &Dial, payload: &str) -> Option<(SessionId, Event)> {
     let event = match words {
         ["g", number, granted, name] => {
             let token = token(granted.parse().ok()?).ok()?;
-            Event::Granted { ticket: ticket(number)?, token, proof: Fenced::proof(dial, from_hex(name)?, token) }
+            Event::Granted {
+                ticket: ticket(number)?,
+                token,
+                proof: Fenced::proof(dial, from_hex(name)?, token),
+            }
         }
         ["r", number] => Event::Recheck(ticket(number)?),
         ["v", number] => Event::Revoked(ticket(number)?, Reason::Revoked),

@@ -1,11 +1,21 @@
 //! What the driver's errors mean for a lock.
 
+use std::error::Error as StdError;
+
 use lock_core::{Effect, Error, ErrorKind};
+use lock_tls::{Words, explain_refusal};
 use sqlx::Error as Driver;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+const WORDS: Words = Words { scheme: "postgres", bad_certificate: None };
+
 /// An error of a statement, or of a connection that was to be made.
 pub(crate) fn failed(error: Driver) -> Error {
+    if let Some((kind, advice)) = tls_refusal(&error) {
+        return Error::new(kind, format!("no TLS with the server: {advice}"))
+            .effect(Effect::NotApplied)
+            .caused_by(error);
+    }
     let (kind, effect, advice) = match &error {
         Driver::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
             Some(refusal) => explain(refusal.code()),
@@ -40,12 +50,28 @@ pub(crate) fn failed(error: Driver) -> Error {
     Error::new(kind, format!("{said}; {advice}")).effect(effect).caused_by(error)
 }
 
+/// Why TLS is the reason that there is no connection.
+fn tls_refusal(error: &Driver) -> Option<(ErrorKind, std::borrow::Cow<'static, str>)> {
+    let mut next: Option<&(dyn StdError + 'static)> = match error {
+        Driver::Io(error) => Some(error),
+        Driver::Tls(error) => Some(&**error),
+        _ => None,
+    };
+    while let Some(error) = next {
+        if let Some(refusal) = explain_refusal(error, &WORDS) {
+            return Some(refusal);
+        }
+        next = error.source();
+    }
+    None
+}
+
 /// Whether the connection is of no more use after this.
 pub(crate) fn ends_the_connection(error: &Driver) -> bool {
     match error {
-        Driver::Database(database) => database
-            .try_downcast_ref::<PgDatabaseError>()
-            .is_none_or(|refusal| !matches!(refusal.severity(), PgSeverity::Error) || is_of_a_pooler(refusal.code())),
+        Driver::Database(database) => database.try_downcast_ref::<PgDatabaseError>().is_none_or(|refusal| {
+            !matches!(refusal.severity(), PgSeverity::Error) || is_of_a_pooler(refusal.code())
+        }),
         Driver::ColumnDecode { .. } | Driver::Decode(_) | Driver::RowNotFound => false,
         _ => true,
     }
@@ -103,7 +129,9 @@ fn explain(code: &str) -> (ErrorKind, Effect, &'static str) {
             "the role may not do this: it needs USAGE on the schema and EXECUTE on its functions; making the schema takes CREATE on \
              the database, or somebody else who runs `fencepost schema postgres`",
         ),
-        "3D000" => (ErrorKind::Misconfigured, NotApplied, "name a database that exists, as postgres://host/database"),
+        "3D000" => {
+            (ErrorKind::Misconfigured, NotApplied, "name a database that exists, as postgres://host/database")
+        }
         "3F000" | "42883" | "42P01" | "42704" => (
             ErrorKind::Misconfigured,
             NotApplied,
@@ -117,7 +145,9 @@ fn explain(code: &str) -> (ErrorKind, Effect, &'static str) {
             NotApplied,
             "the server cancelled it: is statement_timeout below what a commit takes here?",
         ),
-        _ if code.starts_with("08") => (ErrorKind::Unavailable, Unknown, "the connection ended; it is made anew"),
+        _ if code.starts_with("08") => {
+            (ErrorKind::Unavailable, Unknown, "the connection ended; it is made anew")
+        }
         _ if code.starts_with("58") || code.starts_with("XX") => {
             (ErrorKind::Unavailable, NotApplied, "the server has trouble of its own: see its log")
         }

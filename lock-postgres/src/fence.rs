@@ -1,8 +1,8 @@
 //! [`fence`]: a transaction that commits only while a hold stands.
 
 use lock_core::{Error, LockGuard, Reason, Result};
-use sqlx::postgres::PgConnection;
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
 
 use crate::failure::{code, failed};
 use crate::session::Fenced;
@@ -34,7 +34,8 @@ use crate::session::Fenced;
 pub async fn fence(transaction: &mut PgConnection, guard: &dyn LockGuard) -> Result<()> {
     let Fenced { statement, key, token } = guard.grant().proof()?;
     let token = i64::try_from(token.get()).unwrap_or(i64::MAX);
-    let fenced = sqlx::query(AssertSqlSafe(statement.clone())).bind(key).bind(token).execute(transaction).await;
+    let fenced =
+        sqlx::query(AssertSqlSafe(statement.clone())).bind(key).bind(token).execute(transaction).await;
     match fenced {
         Ok(_) => Ok(()),
         Err(error) => Err(match code(&error).as_deref() {

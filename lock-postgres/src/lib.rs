@@ -14,6 +14,7 @@ mod dial;
 mod ears;
 mod failure;
 mod fence;
+mod known;
 mod line;
 mod names;
 mod options;
@@ -56,7 +57,10 @@ pub use self::options::PostgresOptions;
 ///
 /// # Errors
 /// [`InvalidInput`](lock_core::ErrorKind::InvalidInput) for a schema that cannot be one.
-pub fn backend(driver: sqlx::postgres::PgConnectOptions, options: PostgresOptions) -> Result<Arc<dyn Backend>> {
+pub fn backend(
+    driver: sqlx::postgres::PgConnectOptions,
+    options: PostgresOptions,
+) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(PostgresBackend::new(Dial::new(vec![driver], options)?)?))
 }
 

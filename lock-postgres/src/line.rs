@@ -26,12 +26,20 @@ const TOGETHER: usize = 128;
 /// A connection on which a call was given up that had been on its way for so long may be dead without a word.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// A connection that was not used for so long is looked at before it is.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// How long it may take to say that it is there.
+const PONG: Duration = Duration::from_secs(2);
+
 /// How long a connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The way to a connection. It ends with the last of these.
 #[derive(Clone)]
 pub(crate) struct Line {
+    /// Which of the backend's connections, one after the other.
+    pub(crate) number: u64,
     requests: mpsc::UnboundedSender<Request>,
     shared: Arc<Shared>,
 }
@@ -40,6 +48,8 @@ struct Shared {
     clock: SystemClock,
     /// Somebody has given up waiting.
     suspect: Notify,
+    /// The connection may have broken.
+    doubt: Arc<Notify>,
     /// Claims and releases since the last sweep.
     used: AtomicUsize,
 }
@@ -88,17 +98,18 @@ impl Line {
     ///
     /// # Errors
     /// Outside a Tokio runtime.
-    pub(crate) fn new(dial: &Arc<Dial>) -> Result<Line> {
+    pub(crate) fn new(number: u64, dial: &Arc<Dial>, doubt: Arc<Notify>) -> Result<Line> {
         let runtime = Handle::try_current()
             .map_err(|error| Error::unavailable("locks in Postgres need a Tokio runtime").caused_by(error))?;
         let (requests, received) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             clock: SystemClock::new(),
             suspect: Notify::new(),
+            doubt,
             used: AtomicUsize::new(0),
         });
         runtime.spawn(serve(dial.clone(), received, shared.clone()));
-        Ok(Line { requests, shared })
+        Ok(Line { number, requests, shared })
     }
 
     /// Whether its task has ended, and nothing is taken any more.
@@ -156,7 +167,15 @@ impl Drop for Unanswered<'_> {
 async fn serve(dial: Arc<Dial>, mut requests: mpsc::UnboundedReceiver<Request>, shared: Arc<Shared>) {
     let end = match dial.line().await {
         Ok(connection) => {
-            let mut served = Served { connection, dial, shared, sweep: Sweep::new(), waiting: Waiting::default() };
+            let sweep = Sweep::new(dial.idle_after());
+            let mut served = Served {
+                connection,
+                used_at: shared.clock.boot(),
+                dial,
+                shared,
+                sweep,
+                waiting: Waiting::default(),
+            };
             let end = served.run(&mut requests).await;
             let Served { connection, mut waiting, .. } = served;
             if let Some(error) = &end {
@@ -180,6 +199,7 @@ async fn serve(dial: Arc<Dial>, mut requests: mpsc::UnboundedReceiver<Request>, 
 
 struct Served {
     connection: PgConnection,
+    used_at: BootTime,
     dial: Arc<Dial>,
     shared: Arc<Shared>,
     sweep: Sweep,
@@ -202,8 +222,20 @@ impl Served {
                 tokio::select! {
                     biased;
                     request = requests.recv() => self.waiting.take(request?),
+                    // The other connection has broken: so may have this one.
+                    () = self.shared.doubt.notified() => {
+                        if let Err(error) = self.is_alive().await {
+                            return Some(error);
+                        }
+                    }
                     // Where there is nothing else to do.
                     () = clock.wake_at(self.sweep.due()) => {}
+                }
+                // It may have broken long ago, and nobody would know what becomes of what is sent there.
+                if self.shared.clock.boot().since(self.used_at) >= IDLE {
+                    if let Err(error) = self.is_alive().await {
+                        return Some(error);
+                    }
                 }
             }
             while let Ok(request) = requests.try_recv() {
@@ -227,6 +259,17 @@ impl Served {
                     return Some(error);
                 }
             }
+        }
+    }
+
+    /// # Errors
+    /// It is not: nothing was asked there.
+    async fn is_alive(&mut self) -> Result<()> {
+        let pong = within(&SystemClock::new(), PONG, self.connection.ping()).await;
+        self.used_at = self.shared.clock.boot();
+        match pong {
+            Some(pong) => pong.map_err(|error| failed(error).effect(Effect::NotApplied)),
+            None => Err(Error::unavailable("the connection is silent").effect(Effect::NotApplied)),
         }
     }
 
@@ -319,6 +362,7 @@ impl Served {
                 return (Err(error.clone()), Some(error));
             }
         };
+        self.used_at = self.shared.clock.boot();
         match answer {
             Ok(rows) => (Ok(rows), None),
             Err(error) => {

@@ -12,7 +12,8 @@ pub(crate) async fn probe(store: &Store) -> Result<Vec<Finding>> {
     let rows = store.query(query!(store.dial.schema.settings)).await?;
     let mut findings = Vec::new();
     for row in &rows {
-        let (name, value): (String, Option<String>) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+        let (name, value): (String, Option<String>) =
+            (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
         findings.extend(judge(&name, value.as_deref()));
     }
     Ok(findings)
@@ -21,7 +22,11 @@ pub(crate) async fn probe(store: &Store) -> Result<Vec<Finding>> {
 fn judge(name: &str, value: Option<&str>) -> Option<Finding> {
     let message = match (name, value) {
         (_, None) => {
-            return Some(Finding::new(Severity::Unknown, name, "this role may not see it: somebody has to look"));
+            return Some(Finding::new(
+                Severity::Unknown,
+                name,
+                "this role may not see it: somebody has to look",
+            ));
         }
         ("fsync", Some("off")) => {
             "it is off: when the machine loses power, the database may be damaged and grants forgotten: set it to on"
@@ -36,7 +41,9 @@ fn judge(name: &str, value: Option<&str>) -> Option<Finding> {
             "there are standbys that may lack the latest grants: one that is promoted may grant a lock that is held. Name them in \
              synchronous_standby_names, or rely on fencing tokens"
         }
-        ("persistence", Some("u" | "t")) => "the tables are unlogged: a crash of the server empties them: ALTER TABLE … SET LOGGED",
+        ("persistence", Some("u" | "t")) => {
+            "the tables are unlogged: a crash of the server empties them: ALTER TABLE … SET LOGGED"
+        }
         _ => return None,
     };
     Some(Finding::new(Severity::Unsafe, name, message))

@@ -37,7 +37,7 @@ pub(crate) struct Schema {
     pub(crate) fence: Arc<str>,
     pub(crate) notify: Arc<str>,
     pub(crate) settings: Arc<str>,
-    look: Arc<str>,
+    pub(crate) look: Arc<str>,
 }
 
 impl Schema {
@@ -65,7 +65,7 @@ impl Schema {
             force_release: call("SELECT ended, expired FROM fencepost.force_release($1, $2)"),
             inspect: call("SELECT * FROM fencepost.inspect($1)"),
             list: call("SELECT fencepost.list($1, $2, $3, $4)"),
-            sweep: call("SELECT next, to_settle FROM fencepost.sweep($1, $2, $3)"),
+            sweep: call("SELECT next, to_settle, removed FROM fencepost.sweep($1, $2, $3)"),
             fence: call("SELECT fencepost.fence_key($1, $2)"),
             settings: call("SELECT name, value FROM fencepost.settings()"),
             notify: call("SELECT pg_notify($1, $2)"),
@@ -187,10 +187,8 @@ mod tests {
         let schema = Schema::new("select").unwrap();
         let statements = schema.statements();
         assert!(statements.contains("CREATE TABLE \"select\".lock"));
-        let left: Vec<_> = statements
-            .lines()
-            .filter(|line| !line.starts_with("--") && line.contains("fencepost"))
-            .collect();
+        let left: Vec<_> =
+            statements.lines().filter(|line| !line.starts_with("--") && line.contains("fencepost")).collect();
         assert!(left.is_empty(), "{left:?}");
         assert_eq!(&*schema.close, "SELECT \"select\".close($1)");
     }

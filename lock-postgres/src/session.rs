@@ -1,22 +1,23 @@
 //! [`PostgresSession`]: one unit of liveness, and its claims.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lock_core::table::Outcome;
 use lock_core::{
-    Certainty, Claim, ClaimRef, Claimed, Effect, Error, EventSink, FencingToken, Proof, Reason, Released, Renewal, Result,
-    Session, SessionId, SessionOptions, Standing, Term, Ticket,
+    Certainty, Claim, ClaimRef, Claimed, Effect, Error, EventSink, FencingToken, Proof, Reason, Released,
+    Renewal, Result, Session, SessionId, SessionOptions, Standing, Term,
 };
 use sqlx::Row;
 
-use crate::ask::{Answer, Ask, bytes, micros, number, recheck, token};
+use crate::ask::{Answer, Ask, bytes, micros, number, recheck, refused, token};
 use crate::dial::Dial;
 use crate::ears::Ear;
 use crate::failure::{failed, unexpected};
-use crate::line::query;
+use crate::known::Known;
+use crate::line::{Line, query};
 use crate::names::name;
 use crate::store::Store;
 
@@ -30,8 +31,7 @@ pub(crate) struct PostgresSession {
     store: Arc<Store>,
     id: SessionId,
     ttl: Duration,
-    /// What it may have to give back, by key.
-    claims: Mutex<HashMap<Vec<u8>, HashSet<Ticket>>>,
+    known: Mutex<Known>,
     _ear: Ear,
 }
 
@@ -60,20 +60,21 @@ impl PostgresSession {
         let ear = store.ears.listen(id, sink);
         store.is_heard().await?;
         let (channel, info) = (store.ears.channel(), options.info.encoded());
-        let rows =
-            store.query(query!(store.dial.schema.open, bytes(id), micros(ttl), channel, info)).await?;
+        let rows = store.query(query!(store.dial.schema.open, bytes(id), micros(ttl), channel, info)).await?;
         let is_open: bool =
             rows.first().ok_or_else(|| unexpected("an opening"))?.try_get(0).map_err(failed)?;
         if !is_open {
             return Err(Error::session_lost(Reason::SessionEnded));
         }
-        Ok(PostgresSession { store: store.clone(), id, ttl, claims: Mutex::default(), _ear: ear })
+        Ok(PostgresSession { store: store.clone(), id, ttl, known: Mutex::default(), _ear: ear })
     }
 
     /// Asks until no session is in the way that has expired: each of these is ended first, in a step of its own.
-    async fn asked(&self, ask: &Ask) -> Result<Answer> {
+    async fn asked(&self, mut ask: impl FnMut(&Line) -> Result<Ask>) -> Result<Answer> {
         for _ in 0..TRIES {
-            let answer = self.store.ask(ask.clone()).await?;
+            let line = self.store.line()?;
+            let ask = ask(&line)?;
+            let answer = self.store.ask(&line, ask).await?;
             if !answer.is_put_off() {
                 return Ok(answer);
             }
@@ -83,22 +84,8 @@ impl PostgresSession {
             .effect(Effect::NotApplied))
     }
 
-    fn made(&self, key: &[u8], ticket: Ticket) {
-        self.claims().entry(key.to_vec()).or_default().insert(ticket);
-    }
-
-    fn gone(&self, key: &[u8], ticket: Ticket) {
-        let mut claims = self.claims();
-        if let Some(tickets) = claims.get_mut(key) {
-            tickets.remove(&ticket);
-            if tickets.is_empty() {
-                claims.remove(key);
-            }
-        }
-    }
-
-    fn claims(&self) -> MutexGuard<'_, HashMap<Vec<u8>, HashSet<Ticket>>> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,7 +114,9 @@ impl Session for PostgresSession {
             let number: Option<i64> = row.try_get(1).map_err(failed)?;
             standings.push(match (standing.as_str(), number) {
                 ("h", Some(number)) => match token(number) {
-                    Ok(token) => Standing::Holds { token, proof: Fenced::proof(&self.store.dial, key, token) },
+                    Ok(token) => {
+                        Standing::Holds { token, proof: Fenced::proof(&self.store.dial, key, token) }
+                    }
                     // What something else has written there is a matter of this key alone.
                     Err(_) => Standing::Unknown,
                 },
@@ -141,19 +130,29 @@ impl Session for PostgresSession {
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         let key = name(&claim.key);
-        let ask = Ask::claim(self.id, claim, key.clone())?;
-        self.made(&key, claim.ticket);
-        let claimed = match self.asked(&ask).await {
-            Ok(answer) => {
-                let proof = answer.token()?.map_or(Proof::NONE, |token| Fenced::proof(&self.store.dial, key.clone(), token));
-                answer.claimed(proof)
-            }
-            Err(error) => Err(error),
-        };
+        if self.known().is_withdrawn(claim.ticket) {
+            return Err(refused(Outcome::Withdrawn));
+        }
+        let answer = self
+            .asked(|line| {
+                let ask = Ask::claim(self.id, claim, key.clone())?;
+                self.known().sends(&key, claim.ticket, line.number);
+                Ok(ask)
+            })
+            .await;
+        if answer.as_ref().err().is_none_or(|error| error.took_effect() == Effect::NotApplied) {
+            self.known().hears(&key, claim.ticket);
+        }
+        let answer = answer?;
+        let proof =
+            answer.token()?.map_or(Proof::NONE, |token| Fenced::proof(&self.store.dial, key.clone(), token));
+        let claimed = answer.claimed(proof);
         match &claimed {
             // It does not end with the session, so it is not the session's to end.
-            Ok(Claimed::Granted { .. }) if matches!(claim.term, Term::Fixed(_)) => self.gone(&key, claim.ticket),
-            Ok(Claimed::Busy(_)) => self.gone(&key, claim.ticket),
+            Ok(Claimed::Granted { .. }) if matches!(claim.term, Term::Fixed(_)) => {
+                self.known().gone(&key, claim.ticket);
+            }
+            Ok(Claimed::Busy(_)) => self.known().gone(&key, claim.ticket),
             _ => {}
         }
         claimed
@@ -161,9 +160,18 @@ impl Session for PostgresSession {
 
     async fn release(&self, claim: &ClaimRef, certainty: Certainty) -> Result<Released> {
         let key = name(&claim.key);
-        let answer = self.asked(&Ask::release(self.id, claim.ticket, key.clone(), certainty)?).await?;
+        let uncertain = certainty == Certainty::MaybeInFlight;
+        if uncertain {
+            self.known().withdraw(claim.ticket);
+        }
+        let answer = self
+            .asked(|line| {
+                let is_elsewhere = uncertain && self.known().is_elsewhere(&key, claim.ticket, line.number);
+                Ask::release(self.id, claim.ticket, key.clone(), is_elsewhere)
+            })
+            .await?;
         let released = answer.released()?;
-        self.gone(&key, claim.ticket);
+        self.known().gone(&key, claim.ticket);
         if !answer.expired.is_empty() {
             // Whoever waits is handed over to as soon as those in his way have been ended, by himself at the latest.
             let _ = self.store.end(answer.expired).await;
@@ -174,7 +182,7 @@ impl Session for PostgresSession {
 
     async fn close(&self) -> Result<()> {
         self.store.query(query!(self.store.dial.schema.close, bytes(self.id))).await?;
-        let keys: Vec<_> = self.claims().keys().cloned().collect();
+        let keys = self.known().keys();
         for keys in keys.chunks(CLOSED_AT_ONCE) {
             self.store.settle(keys).await?;
         }

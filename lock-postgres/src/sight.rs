@@ -1,7 +1,8 @@
 //! What can be seen of the store from outside, and done without a session.
 
 use lock_core::{
-    Cursor, Error, FencingToken, HolderInfo, HolderState, LockKey, LockState, Mode, Page, Query, Result, WaiterState,
+    Cursor, Error, FencingToken, HolderInfo, HolderState, LockKey, LockState, Mode, Page, Query, Result,
+    WaiterState,
 };
 use lock_core::{ErrorKind, Ticket};
 use sqlx::Row;
@@ -10,14 +11,15 @@ use sqlx::postgres::PgRow;
 use crate::ask::{duration, fenced, note, session, token};
 use crate::failure::{failed, unexpected};
 use crate::line::query;
-use crate::names::{behind, beginning, from_hex, hex, key, name};
+use crate::names::{beginning, behind, from_hex, hex, key, name};
 use crate::store::Store;
 
 pub(crate) async fn inspect(store: &Store, key: &LockKey) -> Result<LockState> {
     let rows = store.query(query!(store.dial.schema.inspect, name(key))).await?;
     let mut state = LockState::idle(key.clone());
     let Some(first) = rows.first() else { return Ok(state) };
-    let (fence, capacity): (i64, i64) = (first.try_get(0).map_err(failed)?, first.try_get(1).map_err(failed)?);
+    let (fence, capacity): (i64, i64) =
+        (first.try_get(0).map_err(failed)?, first.try_get(1).map_err(failed)?);
     state.fence = u64::try_from(fence).ok().and_then(|fence| FencingToken::new(fence).ok());
     for row in rows.iter().skip(1) {
         match seen(row).map_err(failed)? {
@@ -56,7 +58,8 @@ pub(crate) async fn force_release(store: &Store, key: &LockKey, only: Option<Fen
     let only = only.and_then(|token| i64::try_from(token.get()).ok());
     let rows = store.query(query!(store.dial.schema.force_release, name(key), only)).await?;
     let row = rows.first().ok_or_else(|| unexpected("a forced release"))?;
-    let (ended, expired): (i64, Vec<Vec<u8>>) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+    let (ended, expired): (i64, Vec<Vec<u8>>) =
+        (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
     if ended < 0 {
         return Err(fenced());
     }
@@ -83,7 +86,8 @@ fn seen(row: &PgRow) -> Result<Option<Seen>, sqlx::Error> {
     let info: Option<String> = row.try_get(10)?;
     let info = info.as_deref().and_then(HolderInfo::decode);
     let read = || {
-        let (session, ticket, mode) = (session(&of)?, Ticket(u64::try_from(ticket).ok()?), Mode::decode(&mode)?);
+        let (session, ticket, mode) =
+            (session(&of)?, Ticket(u64::try_from(ticket).ok()?), Mode::decode(&mode)?);
         if waits {
             return Some(Seen::Waiter(WaiterState::new(session, ticket, mode).described(info, note(&words))));
         }

@@ -31,8 +31,13 @@ impl Store {
     /// Makes sure, once, that what is sent on one connection is heard on the other. Behind a pooler that gives each transaction
     /// another connection of the server it is not.
     pub(crate) async fn is_heard(&self) -> Result<()> {
-        let before = self.ears.are_open().await?;
-        if self.was_heard.load(Ordering::Relaxed) {
+        let was_heard = self.was_heard.load(Ordering::Relaxed);
+        if !was_heard {
+            // Whatever is wrong is found out more quickly there.
+            self.query(query!(self.dial.schema.look)).await?;
+        }
+        let before = self.ears.are_open().await.map_err(|error| self.placed(error))?;
+        if was_heard {
             return Ok(());
         }
         self.query(query!(self.dial.schema.notify, self.ears.channel(), ECHO)).await?;
@@ -44,10 +49,9 @@ impl Store {
         Ok(())
     }
 
-    /// A claim or a release.
-    pub(crate) async fn ask(&self, ask: Ask) -> Result<Answer> {
-        let answer = self.line()?.ask(ask).await;
-        answer.map_err(|error| self.placed(error))
+    /// A claim or a release, on this line.
+    pub(crate) async fn ask(&self, line: &Line, ask: Ask) -> Result<Answer> {
+        line.ask(ask).await.map_err(|error| self.placed(error))
     }
 
     pub(crate) async fn query(&self, query: Query) -> Result<Vec<PgRow>> {
@@ -72,12 +76,14 @@ impl Store {
         }
     }
 
-    fn line(&self) -> Result<Line> {
+    /// The line in use.
+    pub(crate) fn line(&self) -> Result<Line> {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*line {
-            Some(line) if !line.is_over() => Ok(line.clone()),
-            _ => Ok(line.insert(Line::new(&self.dial)?).clone()),
-        }
+        let number = match &*line {
+            Some(line) if !line.is_over() => return Ok(line.clone()),
+            before => before.as_ref().map_or(0, |line| line.number + 1),
+        };
+        Ok(line.insert(Line::new(number, &self.dial, self.ears.broken())?).clone())
     }
 
     fn placed(&self, error: Error) -> Error {

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use lock_core::{Error, Result};
 use tempfile::TempDir;
@@ -11,7 +12,7 @@ use tokio::process::Command;
 use super::ending::Ending;
 use super::island::Island;
 use super::ports::Port;
-use super::postgres_programs::{program, succeed};
+use super::postgres_programs::{program, run, succeed};
 use super::postgres_setup::PostgresSetup;
 use super::postgres_template::{ADMIN, Template, directory};
 use super::process::{Program, Server};
@@ -20,6 +21,9 @@ use super::wall_clock::WallClock;
 
 /// The database that every server has.
 pub(super) const DATABASE: &str = "postgres";
+
+/// How long its first statements may take.
+const FIRST: Duration = Duration::from_secs(20);
 
 /// A PostgreSQL server of a test's own. Ends when it is dropped.
 ///
@@ -152,9 +156,30 @@ impl Postgres {
     pub(super) async fn has_new_data(&self) -> Result<()> {
         self.has_no_data()?;
         match &self.setup.replica_of {
-            None => self.template.0.copy_to(&self.data).await,
+            None => {
+                self.template.0.copy_to(&self.data).await?;
+                self.runs_first(&self.setup.statements).await
+            }
             Some(primary) => primary.copy_to(self).await,
         }
+    }
+
+    /// Runs statements while nobody can reach it.
+    async fn runs_first(&self, statements: &[String]) -> Result<()> {
+        if statements.is_empty() {
+            return Ok(());
+        }
+        let mut command = Command::new(program("postgres")?);
+        command.args(["--single", "-D"]).arg(&self.data).arg(DATABASE).current_dir(self.directory());
+        self.user().runs(&mut command);
+        let input: String = statements.iter().map(|statement| format!("{statement}\n")).collect();
+        let output = run(command, &input, FIRST).await?;
+        // It says what is wrong with one, and goes on.
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !output.status.success() || complaint.contains("ERROR") {
+            return Err(Error::invalid(format!("PostgreSQL does not begin with that: {}", complaint.trim())));
+        }
+        Ok(())
     }
 
     fn has_no_data(&self) -> Result<()> {

@@ -30,6 +30,7 @@ pub struct PostgresSetup {
     pub(super) tls: Option<Tls>,
     also_plain: bool,
     pub(super) replica_of: Option<Primary>,
+    pub(super) statements: Vec<String>,
 }
 
 impl PostgresSetup {
@@ -44,6 +45,7 @@ impl PostgresSetup {
             tls: None,
             also_plain: false,
             replica_of: None,
+            statements: Vec::new(),
         }
     }
 
@@ -58,6 +60,14 @@ impl PostgresSetup {
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> PostgresSetup {
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// What is in its database from the beginning, before anybody can reach it: a statement of one line, run by the user who may do
+    /// everything. A server that starts again empty has it as well.
+    #[must_use]
+    pub fn statement(mut self, sql: impl Into<String>) -> PostgresSetup {
+        self.statements.push(sql.into());
         self
     }
 

@@ -51,6 +51,10 @@ CREATE TABLE fencepost.lock (
   holders fencepost.holder[] NOT NULL
 ) WITH (fillfactor = 50);
 
+-- The highest fence of all rows that were deleted: where the clock was ahead when they were used, the next ones begin behind it.
+CREATE TABLE fencepost.highest (fence bigint NOT NULL);
+INSERT INTO fencepost.highest VALUES (0);
+
 CREATE TABLE fencepost.waiter (
   key bytea NOT NULL,
   place bigint GENERATED ALWAYS AS IDENTITY,
@@ -250,6 +254,14 @@ RETURNS fencepost.answer LANGUAGE sql STABLE AS $$
   FROM unnest(p_lock.holders) h WHERE h.session = p_session AND h.ticket = p_ticket
 $$;
 
+-- The row of a key that has none, unless somebody else has just made it. Nobody can be waiting there: whoever did before the row was
+-- deleted claims again.
+CREATE FUNCTION fencepost.make(p_key bytea) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  INSERT INTO fencepost.lock SELECT p_key, h.fence, 0, 1, 0, '{}' FROM fencepost.highest h ON CONFLICT DO NOTHING;
+  IF FOUND THEN DELETE FROM fencepost.waiter w WHERE w.key = p_key; END IF;
+END $$;
+
 -- Grants, enqueues or answers busy, as the lock table does.
 --
 -- Invariant: whatever is granted or enqueued belongs to a session that lives and to a claim that was not withdrawn, both looked at
@@ -277,15 +289,6 @@ BEGIN
       holders = ARRAY[ROW(p_session, p_ticket, greatest(l.fence + 1, v_now), p_weight, 's', 0, p_mode, p_note)::fencepost.holder]
     WHERE l.key = p_key AND l.waiting = 0 AND l.holders = '{}' AND greatest(l.fence + 1, v_now) <= 9007199254740991
     RETURNING l.fence INTO v_token;
-    IF NOT FOUND AND v_now <= 9007199254740991 THEN
-      INSERT INTO fencepost.lock VALUES (p_key, v_now, v_now, p_capacity, 0,
-        ARRAY[ROW(p_session, p_ticket, v_now, p_weight, 's', 0, p_mode, p_note)::fencepost.holder])
-      ON CONFLICT DO NOTHING RETURNING fence INTO v_token;
-      IF FOUND THEN
-        -- Of a row that somebody has deleted.
-        DELETE FROM fencepost.waiter w WHERE w.key = p_key;
-      END IF;
-    END IF;
     IF v_token IS NOT NULL THEN
       SELECT CASE WHEN s.expires_at <= v_now THEN 'x' ELSE 'a' END,
         EXISTS (SELECT FROM fencepost.withdrawn t WHERE t.session = p_session AND t.ticket = p_ticket)
@@ -301,8 +304,7 @@ BEGIN
   LOOP
     SELECT * INTO v_lock FROM fencepost.lock l WHERE l.key = p_key FOR NO KEY UPDATE;
     EXIT WHEN FOUND;
-    INSERT INTO fencepost.lock VALUES (p_key, 0, 0, p_capacity, 0, '{}') ON CONFLICT DO NOTHING;
-    IF FOUND THEN DELETE FROM fencepost.waiter w WHERE w.key = p_key; END IF;
+    PERFORM fencepost.make(p_key);
   END LOOP;
   v_now := greatest(fencepost.clock(), v_lock.latest);
   v_life := fencepost.life(p_session);
@@ -312,7 +314,7 @@ BEGIN
     RETURN fencepost.answered('withdrawn', NULL, false);
   END IF;
   v_answer := fencepost.already(v_lock, p_session, p_ticket, v_now);
-  IF v_answer IS NOT NULL AND v_answer.outcome IS NOT NULL THEN RETURN v_answer; END IF;
+  IF v_answer.outcome IS NOT NULL THEN RETURN v_answer; END IF;
 
   IF NOT (v_lock.waiting = 0 AND cardinality(v_lock.holders) = 0) THEN
     IF NOT (v_lock.waiting = 0 AND v_lock.capacity = p_capacity AND fencepost.held(v_lock) + p_weight <= p_capacity) THEN
@@ -409,24 +411,12 @@ DECLARE
   v_was_over boolean;
   v_settled record;
 BEGIN
-  -- The only holder, for whom nobody waits.
-  IF NOT p_is_uncertain THEN
-    UPDATE fencepost.lock l SET holders = '{}'
-    WHERE l.key = p_key AND l.waiting = 0 AND cardinality(l.holders) = 1 AND l.holders[1].session = p_session
-      AND l.holders[1].ticket = p_ticket AND l.holders[1].kind = 's' AND l.holders[1].until = 0
-      AND pg_try_advisory_xact_lock(fencepost.fence_of(p_key));
-    IF FOUND THEN
-      RETURN fencepost.answered(CASE WHEN fencepost.life(p_session) = 'a' THEN 'done' ELSE 'gone' END, NULL, false);
-    END IF;
-  END IF;
-
   LOOP
     SELECT * INTO v_lock FROM fencepost.lock l WHERE l.key = p_key FOR NO KEY UPDATE;
     EXIT WHEN FOUND;
     IF NOT p_is_uncertain THEN RETURN fencepost.answered('gone', NULL, false); END IF;
     -- So that a copy of the claim waits for this to be over, and then finds itself withdrawn.
-    INSERT INTO fencepost.lock VALUES (p_key, 0, 0, 1, 0, '{}') ON CONFLICT DO NOTHING;
-    IF FOUND THEN DELETE FROM fencepost.waiter w WHERE w.key = p_key; END IF;
+    PERFORM fencepost.make(p_key);
   END LOOP;
   v_now := greatest(fencepost.clock(), v_lock.latest);
   v_life := fencepost.life(p_session);
@@ -682,15 +672,16 @@ $$;
 -- Looks at the next keys behind one: deletes those that have been idle for so long and whose fence is behind the clock; names those on
 -- which somebody may have died, to be settled. Returns where to go on; null at the end. Also ends sessions that nobody comes for.
 --
--- Invariant: the token of a key whose row is gone is the clock's, which is above every one that it had.
-CREATE FUNCTION fencepost.sweep(p_after bytea, p_limit bigint, p_idle bigint, OUT next bytea, OUT to_settle bytea[])
+-- Invariant: the next token of a key whose row is gone is above every one that it had: above the clock, and above what is remembered.
+CREATE FUNCTION fencepost.sweep(p_after bytea, p_limit bigint, p_idle bigint, OUT next bytea, OUT to_settle bytea[], OUT removed bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   v_lock fencepost.lock;
   v_now bigint := fencepost.clock();
   v_seen bigint := 0;
+  v_highest bigint := 0;
 BEGIN
-  to_settle := '{}';
+  to_settle := '{}'; removed := 0;
   PERFORM set_config('synchronous_commit', 'off', true);
   FOR v_lock IN SELECT * FROM fencepost.lock l WHERE l.key > p_after ORDER BY l.key LIMIT p_limit LOOP
     v_seen := v_seen + 1;
@@ -704,9 +695,14 @@ BEGIN
       -- Not one that somebody is at just now.
       DELETE FROM fencepost.lock l WHERE l.ctid = (SELECT o.ctid FROM fencepost.lock o
         WHERE o.key = v_lock.key AND o.waiting = 0 AND o.holders = '{}' AND o.fence = v_lock.fence FOR UPDATE SKIP LOCKED);
+      IF FOUND THEN
+        removed := removed + 1;
+        v_highest := greatest(v_highest, v_lock.fence);
+      END IF;
     END IF;
   END LOOP;
   IF v_seen < p_limit THEN next := NULL; END IF;
+  UPDATE fencepost.highest h SET fence = v_highest WHERE h.fence < v_highest;
   IF p_after = '' THEN
     DELETE FROM fencepost.session s WHERE s.id IN (
       SELECT o.id FROM fencepost.session o WHERE o.expires_at < v_now - p_idle ORDER BY o.id LIMIT p_limit FOR UPDATE SKIP LOCKED);
