@@ -60,6 +60,7 @@ mod scene;
 pub mod servers;
 mod skew;
 mod suite;
+mod timed;
 pub mod tls;
 mod traces;
 mod verdict;

@@ -19,6 +19,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::runtime::runtime;
+pub use crate::timed::timed;
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
 
 /// Every term is an odd number of milliseconds and time passes by even ones, so no look falls on a deadline: a store may
