@@ -84,6 +84,11 @@ impl PostgresSession {
             .effect(Effect::NotApplied))
     }
 
+    async fn lives(&self) -> Result<bool> {
+        let rows = self.store.query(query!(self.store.dial.schema.lives, bytes(self.id))).await?;
+        rows.first().ok_or_else(|| unexpected("a look at a session"))?.try_get(0).map_err(failed)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,7 +136,8 @@ impl Session for PostgresSession {
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         let key = name(&claim.key);
         if self.known().is_withdrawn(claim.ticket) {
-            return Err(refused(Outcome::Withdrawn));
+            let over = if self.lives().await? { Outcome::Withdrawn } else { Outcome::SessionEnded };
+            return Err(refused(over));
         }
         let answer = self
             .asked(|line| {

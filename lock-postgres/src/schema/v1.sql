@@ -516,6 +516,11 @@ BEGIN
   END LOOP;
 END $$;
 
+-- Whether a session is not over.
+CREATE FUNCTION fencepost.lives(p_session bytea) RETURNS boolean
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$ SELECT fencepost.life(p_session) = 'a' $$;
+
 -- Ends those of the sessions that have expired, for ever. To be called by itself, and never while a key is locked: whoever renews or
 -- ends one of them may be waited for.
 CREATE FUNCTION fencepost.end_sessions(p_sessions bytea[]) RETURNS void
