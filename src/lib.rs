@@ -57,6 +57,12 @@ pub mod etcd {
     pub use lock_etcd::*;
 }
 
+/// The store in a PostgreSQL server.
+#[cfg(feature = "postgres")]
+pub mod postgres {
+    pub use lock_postgres::*;
+}
+
 /// The store in a Redis server.
 #[cfg(feature = "redis")]
 pub mod redis {

@@ -9,7 +9,7 @@ use lock_core::{
 };
 
 /// The schemes that this version knows, and the feature that brings each of them.
-const KNOWN: [(&str, &str); 11] = [
+const KNOWN: [(&str, &str); 13] = [
     ("memory", "memory"),
     ("file", "file"),
     ("redis", "redis"),
@@ -21,10 +21,12 @@ const KNOWN: [(&str, &str); 11] = [
     ("rediss+cluster", "redis"),
     ("etcd", "etcd"),
     ("etcds", "etcd"),
+    ("postgres", "postgres"),
+    ("postgresql", "postgres"),
 ];
 
 /// Those of stores that are planned: who asks for one has not mistyped it.
-const PLANNED: [&str; 3] = ["postgres", "postgresql", "zookeeper"];
+const PLANNED: [&str; 1] = ["zookeeper"];
 
 /// How long [`connect`] tries, unless `connect_timeout=` says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,6 +94,8 @@ impl Registry {
         let registry = registry.with(lock_redis::RedisConnector::new());
         #[cfg(feature = "etcd")]
         let registry = registry.with(lock_etcd::EtcdConnector::new());
+        #[cfg(feature = "postgres")]
+        let registry = registry.with(lock_postgres::PostgresConnector::new());
         registry
     }
 

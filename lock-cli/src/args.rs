@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit::{Failure, USAGE};
 use crate::say::Voice;
@@ -44,6 +44,14 @@ frozen past the deadline. There only the token helps.
 
 const USAGE_LINE: &str = "fencepost run [OPTIONS] KEY -- COMMAND [ARGUMENTS]…";
 
+const SCHEMA_EXAMPLE: &str = "\
+Example:
+    fencepost schema postgres | psql --single-transaction \"$DATABASE_URL\"
+
+Whoever runs them owns the tables. Clients then say migrate=never in their URL, and need no more
+than USAGE on the schema and EXECUTE on its functions.
+";
+
 const STORE: &str = "\
 The store of the locks, such as file:///var/lib/app/locks [default: $FENCEPOST_URL; without it a directory of this user \
 alone, under ~/.local/state: other users do not see its locks, nor you theirs]";
@@ -69,6 +77,26 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(Box<Run>),
+    Schema(Schema),
+}
+
+/// Prints the statements that make what a store needs, for migrations of your own
+#[derive(Args, Debug)]
+#[command(after_help = SCHEMA_EXAMPLE)]
+pub(crate) struct Schema {
+    /// Whose
+    #[arg(value_enum, value_name = "STORE")]
+    pub(crate) store: StoreWithSchema,
+
+    /// The schema that is to have the tables
+    #[arg(long, value_name = "NAME", default_value = "fencepost")]
+    pub(crate) schema: String,
+}
+
+/// The stores that need anything.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum StoreWithSchema {
+    Postgres,
 }
 
 /// Acquires a lock, runs a command, and releases the lock once the command and its children have ended
@@ -153,11 +181,12 @@ impl Run {
 #[derive(Debug)]
 pub(crate) enum Asked {
     Run(Option<String>, Box<Run>),
+    Schema(Schema),
 }
 
 /// Reads the command line. Help is no error; a mistake is one of its own kind.
 pub(crate) fn parse() -> Result<Asked, ExitCode> {
-    let CommandLine { on, command: Verb::Run(run) } =
+    let CommandLine { on, command } =
         CommandLine::try_parse().map_err(explained).map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 let _ = error.print();
@@ -172,7 +201,10 @@ pub(crate) fn parse() -> Result<Asked, ExitCode> {
                 ExitCode::from(USAGE)
             }
         })?;
-    Ok(Asked::Run(on, run))
+    Ok(match command {
+        Verb::Run(run) => Asked::Run(on, run),
+        Verb::Schema(schema) => Asked::Schema(schema),
+    })
 }
 
 /// A word where an option could be is the command, for whoever knows flock.

@@ -20,6 +20,7 @@ mod link;
 mod process;
 mod run;
 mod say;
+mod schema;
 mod signals;
 mod store;
 mod supervise;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     }
     match args::parse() {
         Ok(args::Asked::Run(on, asked)) => run::run(on.as_deref(), &asked),
+        Ok(args::Asked::Schema(asked)) => schema::print(&asked),
         Err(code) => code,
     }
 }

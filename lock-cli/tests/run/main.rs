@@ -17,6 +17,7 @@ mod lab;
 mod locking;
 mod output;
 mod places;
+mod postgres;
 mod redis;
 mod servers;
 mod terminal;
