@@ -71,3 +71,30 @@ impl Etcd {
         Ok(url.hosts().iter().map(with_port).collect())
     }
 }
+
+/// A PostgreSQL server.
+#[derive(Debug)]
+pub struct Postgres {
+    url: String,
+    /// Ends with this.
+    _own: Option<servers::Postgres>,
+}
+
+impl Postgres {
+    /// The database that `DATABASE_URL` names; without it a server of its own, which ends with the example.
+    ///
+    /// # Errors
+    /// No database is named, and PostgreSQL is not installed or does not start.
+    pub async fn of_the_environment() -> Result<Postgres> {
+        if let Ok(url) = std::env::var("DATABASE_URL") {
+            return Ok(Postgres { url, _own: None });
+        }
+        let own = servers::Postgres::start().await?;
+        Ok(Postgres { url: own.url(), _own: Some(own) })
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}

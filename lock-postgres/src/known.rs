@@ -55,10 +55,8 @@ impl Known {
         if self.withdrawn.insert(ticket) {
             self.in_order.push_back(ticket);
         }
-        if self.in_order.len() > WITHDRAWN {
-            if let Some(oldest) = self.in_order.pop_front() {
-                self.withdrawn.remove(&oldest);
-            }
+        while self.in_order.len() > WITHDRAWN {
+            self.in_order.pop_front().map(|oldest| self.withdrawn.remove(&oldest));
         }
     }
 

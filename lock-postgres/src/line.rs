@@ -176,12 +176,11 @@ async fn serve(dial: Arc<Dial>, mut requests: mpsc::UnboundedReceiver<Request>, 
                 sweep,
                 waiting: Waiting::default(),
             };
-            let end = served.run(&mut requests).await;
+            let end = served.run(&mut requests).await.err();
             let Served { connection, mut waiting, .. } = served;
-            if let Some(error) = &end {
-                waiting.fail(error);
-            } else {
-                let _ = within(&SystemClock::new(), GOODBYE, connection.close()).await;
+            match &end {
+                Some(error) => waiting.fail(error),
+                None => drop(within(&SystemClock::new(), GOODBYE, connection.close()).await),
             }
             end
         }
@@ -214,28 +213,28 @@ struct Waiting {
 }
 
 impl Served {
-    /// Why the connection is of no more use; `None` where nobody needs it any more.
-    async fn run(&mut self, requests: &mut mpsc::UnboundedReceiver<Request>) -> Option<Error> {
+    /// Returns when nobody needs the connection any more.
+    ///
+    /// # Errors
+    /// Why it is of no more use.
+    async fn run(&mut self, requests: &mut mpsc::UnboundedReceiver<Request>) -> Result<()> {
+        let clock = self.shared.clock;
         loop {
             if self.waiting.is_empty() {
-                let clock = self.shared.clock.clone();
                 tokio::select! {
                     biased;
-                    request = requests.recv() => self.waiting.take(request?),
+                    request = requests.recv() => match request {
+                        Some(request) => self.waiting.take(request),
+                        None => return Ok(()),
+                    },
                     // The other connection has broken: so may have this one.
-                    () = self.shared.doubt.notified() => {
-                        if let Err(error) = self.is_alive().await {
-                            return Some(error);
-                        }
-                    }
+                    () = self.shared.doubt.notified() => self.is_alive().await?,
                     // Where there is nothing else to do.
                     () = clock.wake_at(self.sweep.due()) => {}
                 }
                 // It may have broken long ago, and nobody would know what becomes of what is sent there.
-                if self.shared.clock.boot().since(self.used_at) >= IDLE {
-                    if let Err(error) = self.is_alive().await {
-                        return Some(error);
-                    }
+                if clock.boot().since(self.used_at) >= IDLE {
+                    self.is_alive().await?;
                 }
             }
             while let Ok(request) = requests.try_recv() {
@@ -243,21 +242,11 @@ impl Served {
             }
             // A renewal waits for nobody's claims.
             while let Some((query, reply)) = self.waiting.queries.pop_front() {
-                if !reply.is_closed() {
-                    if let Err(error) = self.answer(query, reply).await {
-                        return Some(error);
-                    }
-                }
+                self.answer(query, reply).await?;
             }
-            if !self.waiting.asks.is_empty() {
-                if let Err(error) = self.answer_together().await {
-                    return Some(error);
-                }
-            }
-            if self.shared.clock.boot() >= self.sweep.due() {
-                if let Err(error) = self.sweep().await {
-                    return Some(error);
-                }
+            self.answer_together().await?;
+            if clock.boot() >= self.sweep.due() {
+                self.sweep().await?;
             }
         }
     }
@@ -276,6 +265,9 @@ impl Served {
     /// # Errors
     /// When the connection is of no more use. What becomes of the call is the caller's to hear.
     async fn answer(&mut self, query: Query, reply: oneshot::Sender<Result<Vec<PgRow>>>) -> Result<()> {
+        if reply.is_closed() {
+            return Ok(());
+        }
         let (answer, end) = self.send(query).await;
         let _ = reply.send(answer);
         end.map_or(Ok(()), Err)

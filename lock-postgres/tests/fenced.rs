@@ -1,6 +1,6 @@
 //! Writes that commit with their lock, and tables that reject stale tokens.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::panic, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use lock_postgres::sqlx::postgres::{PgConnection, PgDatabaseError};
 use lock_postgres::sqlx::{
     AssertSqlSafe, Connection, Error, Executor, query, query_as, query_scalar, raw_sql,
 };
+use tokio::task::JoinSet;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -101,15 +102,20 @@ async fn nobody_takes_over_from_a_transaction() {
     // As if its process had died, but for the transaction.
     stage.server.run("UPDATE fencepost.session SET expires_at = 0 WHERE id IN (SELECT (holders[1]).session FROM fencepost.lock)").await.unwrap();
     let lock = other.mutex("k").unwrap();
-    let waiting = tokio::spawn(async move { lock.acquire().await });
+    let mut waiting = JoinSet::from_iter([async move { lock.acquire().await }]);
     assert!(other.mutex("k").unwrap().try_acquire().await.unwrap().is_err());
     assert!(other.mutex("k").unwrap().acquire_with(&patient(SECOND)).await.is_err());
     let error = other.force_release("k", None).await.unwrap_err();
     assert!(error.is_retryable() && error.to_string().contains("a transaction has fenced"), "{error}");
-    assert!(!waiting.is_finished());
+    assert!(waiting.try_join_next().is_none());
     deposit(&mut transaction).await;
     transaction.commit().await.unwrap();
-    let next = within(&SystemClock::new(), 5 * SECOND, waiting).await.unwrap().unwrap().unwrap();
+    let next = within(&SystemClock::new(), 5 * SECOND, waiting.join_next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap()
+        .unwrap();
     assert!(next.token() > guard.token());
     assert_eq!(stage.balance().await, 1);
 }
@@ -124,7 +130,7 @@ async fn a_transaction_keeps_nobody_else_waiting() {
     let mut transaction = data.begin().await.unwrap();
     lock_postgres::fence(&mut transaction, &guard).await.unwrap();
     let lock = other.mutex("k").unwrap();
-    let waiting = tokio::spawn(async move { lock.acquire().await });
+    let mut waiting = JoinSet::from_iter([async move { lock.acquire().await }]);
     while client.inspect("k").await.unwrap().queue.is_empty() {
         tokio::task::yield_now().await;
     }
@@ -141,7 +147,8 @@ async fn a_transaction_keeps_nobody_else_waiting() {
     assert!(longest < SECOND, "{longest:?}");
     transaction.commit().await.unwrap();
     assert_eq!(guard.release().await.unwrap(), End::Released);
-    let _next = within(&SystemClock::new(), SECOND, waiting).await.unwrap().unwrap().unwrap();
+    let _next =
+        within(&SystemClock::new(), SECOND, waiting.join_next()).await.unwrap().unwrap().unwrap().unwrap();
 }
 
 /// A release comes too early: it is done when the transaction has ended.
@@ -299,9 +306,9 @@ async fn of_two_writers_that_race_the_later_one_waits_for_the_earlier() {
     let (mut one, mut two) = (stage.connection().await, stage.connection().await);
     let mut first = one.begin().await.unwrap();
     check(&mut first, "r", "exclusive", 2).await.unwrap();
-    let late = tokio::spawn(async move { check(&mut two, "r", "exclusive", 1).await });
+    let mut late = JoinSet::from_iter([async move { check(&mut two, "r", "exclusive", 1).await }]);
     first.commit().await.unwrap();
-    assert_eq!(sqlstate(&late.await.unwrap().unwrap_err()), "FP002");
+    assert_eq!(sqlstate(&late.join_next().await.unwrap().unwrap().unwrap_err()), "FP002");
 }
 
 /// The statements of `docs/fencing.md` do what it says of them.
@@ -343,12 +350,8 @@ async fn columns_beside_the_data_reject_stale_tokens() {
         let (statement, cast) =
             if mode == Mode::Exclusive { (write, "$1::bigint::int") } else { (read, "$1::bigint") };
         let statement = statement.replace("$1", cast);
-        let written = query(AssertSqlSafe(statement))
-            .bind(if mode == Mode::Exclusive { 9_i64 } else { 9 })
-            .bind(number)
-            .bind(1_i32)
-            .execute(&mut data)
-            .await;
+        let written =
+            query(AssertSqlSafe(statement)).bind(9_i64).bind(number).bind(1_i32).execute(&mut data).await;
         let admitted = written.unwrap().rows_affected() == 1;
         let expected = fence.admit(mode, FencingToken::new(u64::try_from(number).unwrap()).unwrap()).is_ok();
         assert_eq!(admitted, expected, "{mode:?} {number}");
