@@ -99,10 +99,23 @@ CREATE TYPE fencepost.answer AS (
 CREATE FUNCTION fencepost.clock() RETURNS bigint LANGUAGE sql VOLATILE
 AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 
--- Which advisory lock stands for a key. Whoever fences a write shares it until his transaction ends; whoever removes a holder needs
--- it alone, and never waits for it.
-CREATE FUNCTION fencepost.fence_of(p_key bytea) RETURNS bigint LANGUAGE sql IMMUTABLE
+-- The advisory locks of a key: one for those who fence a write, and one for those who remove a holder.
+CREATE FUNCTION fencepost.fences(p_key bytea) RETURNS bigint LANGUAGE sql IMMUTABLE
 AS $$ SELECT hashtextextended(encode(p_key, 'hex'), 7310309943203851) $$;
+CREATE FUNCTION fencepost.removals(p_key bytea) RETURNS bigint LANGUAGE sql IMMUTABLE
+AS $$ SELECT hashtextextended(encode(p_key, 'hex'), 8245085206021476) $$;
+
+-- Whether a holder may be removed: no transaction has fenced the key. For whoever has the row locked.
+--
+-- Invariant: who fences shares the first lock until his transaction ends, and then waits for all who share the second. Who removes shares
+-- the second one until his transaction ends, and then looks whether somebody has the first. So one of the two sees the other; and none of
+-- those who remove is in the way of another one.
+CREATE FUNCTION fencepost.may_remove(p_key bytea) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock_shared(fencepost.removals(p_key));
+  -- It is given back at once: nothing interrupts an expression.
+  RETURN CASE WHEN pg_try_advisory_lock(fencepost.fences(p_key)) THEN pg_advisory_unlock(fencepost.fences(p_key)) ELSE false END;
+END $$;
 
 -- a: alive; x: expired, and not ended yet; d: dead.
 CREATE FUNCTION fencepost.life(p_session bytea) RETURNS "char" LANGUAGE plpgsql STABLE AS $$
@@ -182,7 +195,7 @@ BEGIN
     IF v_holder.until > p_now OR v_life <> 'd' THEN
       IF v_holder.kind = 's' AND v_life = 'd' THEN v_holder.kind := 'r'; is_changed := true; END IF;
       v_stay := v_stay || v_holder;
-    ELSIF pg_try_advisory_xact_lock(fencepost.fence_of(p_lock.key)) THEN
+    ELSIF fencepost.may_remove(p_lock.key) THEN
       is_changed := true;
     ELSE
       is_fenced := true;
@@ -427,7 +440,7 @@ BEGIN
   SELECT h.* INTO v_holder FROM unnest(v_lock.holders) h
   WHERE h.session = p_session AND h.ticket = p_ticket AND h.kind <> 'r';
   IF FOUND THEN
-    IF NOT pg_try_advisory_xact_lock(fencepost.fence_of(p_key)) THEN
+    IF NOT fencepost.may_remove(p_key) THEN
       RETURN fencepost.answered('fenced', NULL, false);
     END IF;
     v_was_over := CASE WHEN v_holder.kind = 's' THEN v_life <> 'a' ELSE v_holder.until <= v_now END;
@@ -623,7 +636,7 @@ BEGIN
     IF p_token IS NOT NULL AND p_token <> v_holder.token THEN
       v_stay := v_stay || v_holder;
     ELSE
-      IF NOT pg_try_advisory_xact_lock(fencepost.fence_of(p_key)) THEN ended := -1; RETURN; END IF;
+      IF NOT fencepost.may_remove(p_key) THEN ended := -1; RETURN; END IF;
       -- One that had died or expired before goes too, but was not ended by this.
       IF v_holder.until > v_now OR (v_holder.kind = 's' AND fencepost.life(v_holder.session) = 'a') THEN
         ended := ended + 1;
@@ -744,7 +757,13 @@ BEGIN
       HINT = 'Any other one looks at what was committed before it began, and the lock may have been lost since.';
   END IF;
   -- Shared, so that several holders may write beside each other. Whoever wants to remove a holder is refused from here on.
-  PERFORM pg_advisory_xact_lock_shared(fencepost.fence_of(key));
+  PERFORM pg_advisory_xact_lock_shared(fencepost.fences(key));
+  -- Those who were about to are waited for. What is locked in this block is free again behind it.
+  BEGIN
+    PERFORM pg_advisory_xact_lock(fencepost.removals(key));
+    RAISE EXCEPTION USING ERRCODE = 'FP000';
+  EXCEPTION WHEN SQLSTATE 'FP000' THEN NULL;
+  END;
   -- A statement of its own sees what was committed by now.
   PERFORM FROM fencepost.lock l, unnest(l.holders) h LEFT JOIN fencepost.session s ON s.id = h.session
   WHERE l.key = fence_key.key AND h.token = fence_key.token AND h.kind <> 'r'
