@@ -12,7 +12,7 @@ use lock_core::{
 };
 use lock_postgres::PostgresOptions;
 use lock_postgres::sqlx::postgres::PgConnectOptions;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// Each has two connections of its own.
@@ -22,8 +22,13 @@ const OPERATIONS: u64 = 60;
 const TTL: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Grants that are waited for, by ticket.
-type Waiting = Arc<Mutex<HashMap<Ticket, oneshot::Sender<u64>>>>;
+/// Those who wait for news, by ticket.
+type Waiting = Arc<Mutex<HashMap<Ticket, mpsc::UnboundedSender<News>>>>;
+
+enum News {
+    Granted(u64),
+    Recheck,
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_operations_of_many_connections_make_a_history_that_can_have_been() {
@@ -59,10 +64,13 @@ async fn live(backend: &Arc<dyn Backend>, recorder: &Arc<Recorder>, client: u64,
     let waiting = Waiting::default();
     let told = waiting.clone();
     let sink = EventSink::new(move |event| {
-        if let Event::Granted { ticket, token, .. } = event
-            && let Some(waiting) = told.lock().unwrap().remove(&ticket)
-        {
-            let _ = waiting.send(token.get());
+        let (ticket, news) = match event {
+            Event::Granted { ticket, token, .. } => (ticket, News::Granted(token.get())),
+            Event::Recheck(ticket) => (ticket, News::Recheck),
+            _ => return,
+        };
+        if let Some(waiting) = told.lock().unwrap().get(&ticket) {
+            let _ = waiting.send(news);
         }
     });
     let options = SessionOptions::new(SessionId::random().unwrap(), Domain(0), TTL, HolderInfo::new(1));
@@ -106,28 +114,40 @@ async fn operate(
         .waiting(random.bool())
         .term(Term::Session { at_least });
     let entry = recorder.invoke(who, key, permit.weight(), permit.capacity());
-    let (granted, grant) = oneshot::channel();
-    waiting.lock().unwrap().insert(ticket, granted);
+    let (told, mut news) = mpsc::unbounded_channel();
+    waiting.lock().unwrap().insert(ticket, told);
     // Sent twice it is the same claim.
-    let mut claimed = session.claim(&claim).await.unwrap();
     if random.u8(..4) == 0 {
-        claimed = session.claim(&claim).await.unwrap();
+        session.claim(&claim).await.unwrap();
     }
-    let token = match claimed {
-        Claimed::Granted { token, .. } => Some(token.get()),
-        Claimed::Queued { .. } if random.u8(..5) == 0 => None,
-        Claimed::Queued { .. } => Some(
-            within(&SystemClock::new(), PATIENCE, grant)
-                .await
-                .expect("a grant that nobody has told of")
-                .unwrap(),
-        ),
-        _ => None,
-    };
+    let gives_up = random.u8(..5) == 0;
+    let granted = within(&SystemClock::new(), PATIENCE, granted(session, &claim, &mut news, gives_up)).await;
+    let token = granted.expect("a grant that nobody has told of");
     waiting.lock().unwrap().remove(&ticket);
     held(recorder, entry, token).await;
     let certainty = if random.bool() { Certainty::Settled } else { Certainty::MaybeInFlight };
     let _ = session.release(&claim.reference(), certainty).await.unwrap();
+}
+
+/// As an engine does it: whoever is to ask again does.
+async fn granted(
+    session: &dyn Session,
+    claim: &Claim,
+    news: &mut mpsc::UnboundedReceiver<News>,
+    gives_up: bool,
+) -> Option<u64> {
+    loop {
+        let recheck_in = match session.claim(claim).await.unwrap() {
+            Claimed::Granted { token, .. } => return Some(token.get()),
+            Claimed::Queued { recheck_in, .. } if !gives_up => recheck_in,
+            _ => return None,
+        };
+        match within(&SystemClock::new(), recheck_in.unwrap_or(PATIENCE), news.recv()).await {
+            Some(Some(News::Granted(token))) => return Some(token),
+            Some(Some(News::Recheck)) | None => {}
+            Some(None) => return None,
+        }
+    }
 }
 
 /// For a moment.
