@@ -134,13 +134,17 @@ impl Connector for PostgresConnector {
 fn driver_url(url: &StoreUrl, host: Option<&lock_core::Host>, query: &[(String, String)]) -> String {
     let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let mut text = String::from("postgres://");
-    if let Some(user) = url.user() {
-        text += &encoded(user);
-    }
-    if let Some(password) = url.password() {
-        text = text + ":" + &encoded(password.expose_secret());
-    }
-    if url.user().is_some() || url.password().is_some() {
+    // Where no host follows, the driver reads neither there: they go into the query.
+    let mut login = Vec::new();
+    let (user, password) = (url.user(), url.password().map(|password| password.expose_secret()));
+    if host.is_none() {
+        login.extend(user.map(|user| ("user", user)));
+        login.extend(password.map(|password| ("password", password)));
+    } else if user.is_some() || password.is_some() {
+        text += &encoded(user.unwrap_or_default());
+        if let Some(password) = password {
+            text = text + ":" + &encoded(password);
+        }
         text.push('@');
     }
     if let Some(host) = host {
@@ -155,7 +159,8 @@ fn driver_url(url: &StoreUrl, host: Option<&lock_core::Host>, query: &[(String, 
         }
     }
     text = text + "/" + &encoded(url.path().trim_start_matches('/'));
-    for (place, (key, value)) in query.iter().enumerate() {
+    let query = query.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    for (place, (key, value)) in login.into_iter().chain(query).enumerate() {
         text.push(if place == 0 { '?' } else { '&' });
         text = text + &encoded(key) + "=" + &encoded(value);
     }

@@ -18,6 +18,7 @@ pub(crate) fn failed(error: Driver) -> Error {
     }
     let (kind, effect, advice) = match &error {
         Driver::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
+            Some(refusal) if refusal.code() == OF_POOLERS => explain_pooler(refusal.message()),
             Some(refusal) => explain(refusal.code()),
             None => (ErrorKind::Protocol, Effect::Unknown, "is this PostgreSQL?"),
         },
@@ -36,6 +37,10 @@ pub(crate) fn failed(error: Driver) -> Error {
         }
         Driver::PoolTimedOut | Driver::PoolClosed => {
             (ErrorKind::Unavailable, Effect::NotApplied, "no connection could be made in time")
+        }
+        // What another client listens to: it has had the same connection of the server before.
+        Driver::Protocol(said) if said.contains("NotificationResponse") => {
+            (ErrorKind::Misconfigured, Effect::Unknown, POOLER)
         }
         Driver::Protocol(_) => {
             (ErrorKind::Protocol, Effect::Unknown, "is this PostgreSQL, and nothing in between?")
@@ -93,12 +98,42 @@ pub(crate) fn unexpected(what: &str) -> Error {
 
 /// Statements that were prepared are not known any more, or known already: somebody deals out the server's connections.
 fn is_of_a_pooler(code: &str) -> bool {
-    matches!(code, "26000" | "42P05" | "08P01")
+    matches!(code, "26000" | "42P05" | OF_POOLERS)
 }
+
+/// PgBouncer says all that it has to say by itself under this code.
+const OF_POOLERS: &str = "08P01";
 
 pub(crate) const POOLER: &str = "there is a pooler in between that gives each transaction another connection of the server (pool_mode \
      transaction or statement): neither prepared statements nor LISTEN work there. Connect to the server itself, or to a pool with \
      pool_mode session: the locks take two connections for each process";
+
+fn explain_pooler(said: &str) -> (ErrorKind, Effect, &'static str) {
+    let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
+    if says(&["prepared statement", "statement pooling"]) {
+        (ErrorKind::Misconfigured, Effect::NotApplied, POOLER)
+    } else if says(&["startup parameter", "no such database"]) {
+        (
+            ErrorKind::Misconfigured,
+            Effect::NotApplied,
+            "the pooler in between does not take it: see its configuration, or connect to the server itself",
+        )
+    } else if says(&["authentication failed", "no such user", "not allowed"]) {
+        (
+            ErrorKind::Denied,
+            Effect::NotApplied,
+            "check user and password, and the list of users of the pooler in between",
+        )
+    } else {
+        // Its server is gone or has no connection left, or it ends itself.
+        (
+            ErrorKind::Unavailable,
+            Effect::Unknown,
+            "the pooler in between has no connection of the server for this one; it passes, unless the pool is too small: the locks \
+             take two connections for each process",
+        )
+    }
+}
 
 fn explain(code: &str) -> (ErrorKind, Effect, &'static str) {
     use Effect::{NotApplied, Unknown};
