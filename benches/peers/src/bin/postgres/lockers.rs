@@ -188,20 +188,28 @@ impl Locker for Advisory {
     }
 }
 
-/// One of ours after the other.
+/// One of our locks after the other.
 #[derive(Clone)]
-pub struct InTurns {
+pub struct Ours {
     locks: Vec<Lock>,
     next: Arc<AtomicUsize>,
 }
 
-impl InTurns {
-    pub fn new(locks: Vec<Lock>) -> InTurns {
-        InTurns { locks, next: Arc::default() }
+/// How many releases were refused for the time being.
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+impl Ours {
+    pub fn new(locks: Vec<Lock>) -> Ours {
+        Ours { locks, next: Arc::default() }
+    }
+
+    /// How many releases were refused, of all of them. Each went on by itself.
+    pub fn refused() -> usize {
+        REFUSED.load(Ordering::Relaxed)
     }
 }
 
-impl Locker for InTurns {
+impl Locker for Ours {
     type Held = Guard;
 
     async fn take(&mut self) -> Guard {
@@ -210,7 +218,10 @@ impl Locker for InTurns {
     }
 
     async fn give_back(&mut self, held: Guard) {
-        held.release().await.expect("a release");
+        match held.release().await {
+            Err(error) if error.is_retryable() => drop(REFUSED.fetch_add(1, Ordering::Relaxed)),
+            ended => drop(ended.expect("a release")),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use fencepost_peers::{forced_to_disk, long, shapes, short};
 use lock_conformance::servers::{Postgres, PostgresSetup};
 use lock_core::{LockClient, Result};
 
-use crate::lockers::{Advisory, Aside, Bare, InTurns, Select, Single, TABLE, Through, ours};
+use crate::lockers::{Advisory, Aside, Bare, Ours, Select, Single, TABLE, Through, ours};
 use crate::sizes::Sizes;
 use crate::who::{Who, targets};
 
@@ -91,6 +91,12 @@ async fn main() -> Result<()> {
     println!("load after: {}", load());
     let targets = targets(&board);
     println!("\n{}{sizes}", Table { board: &board, rounds: plan.rounds, write: "commit", targets });
+    if Ours::refused() > 0 {
+        println!(
+            "\n{} releases of ours were refused for the time being, and went on by themselves",
+            Ours::refused()
+        );
+    }
     Ok(())
 }
 
@@ -164,11 +170,9 @@ impl Peers {
 
     async fn cycle(&self, plan: &Plan, board: &mut Board<Who>) -> Result<()> {
         let (time, server) = (plan.time, self.server);
-        let client = &self.ours[0];
-
         let floor = vec![Bare::new(&self.bare, 0)];
         board.cycled(Shape::One, Who::Floor, cycles(floor, time, server).await);
-        let ours = vec![client.mutex("alone")?];
+        let ours = vec![self.lock(0, "alone")?];
         board.cycled(Shape::One, Who::Ours, cycles(ours, time, server).await);
         let single = vec![self.single.on("single")];
         board.cycled(Shape::One, Who::Single, cycles(single, time, server).await);
@@ -178,7 +182,7 @@ impl Peers {
         board.cycled(Shape::One, Who::Advisory, cycles(advisory, time, server).await);
 
         board.cycled(Shape::Many, Who::Floor, cycles(self.floors(TASKS), time, server).await);
-        let ours = (0..TASKS).map(|task| client.mutex(format!("own-{task}"))).collect::<Result<_>>()?;
+        let ours = (0..TASKS).map(|task| self.lock(0, &format!("own-{task}"))).collect::<Result<_>>()?;
         board.cycled(Shape::Many, Who::Ours, cycles(ours, time, server).await);
         let pooled = (0..TASKS).map(|task| self.pooled.on(&format!("pooled-{task}"))).collect();
         board.cycled(Shape::Many, Who::Single, cycles(pooled, time, server).await);
@@ -189,7 +193,7 @@ impl Peers {
         );
 
         for (who, clients) in [(Who::Ours, 1), (Who::OursApart, self.ours.len())] {
-            let locks = (0..ON_ONE_KEY).map(|task| self.ours[task % clients].mutex("hot"));
+            let locks = (0..ON_ONE_KEY).map(|task| self.lock(task % clients, "hot"));
             board.cycled(Shape::Hot, who, cycles(locks.collect::<Result<_>>()?, time, server).await);
         }
         let advisory = self.advisory(ON_ONE_KEY, |_| 0);
@@ -204,7 +208,7 @@ impl Peers {
             let samples = if is_long { plan.long_waits } else { plan.short_waits };
             let pause = if is_long { long } else { short };
             for (who, other) in [(Who::Ours, 0), (Who::OursApart, 1)] {
-                let pair = [self.ours[0].mutex("hand-off")?, self.ours[other].mutex("hand-off")?];
+                let pair = [self.lock(0, "hand-off")?, self.lock(other, "hand-off")?];
                 let measured = hand_offs(pair, beside.clone(), samples, pause);
                 board.handed_off(way, who, self.around(way, measured).await);
             }
@@ -239,11 +243,15 @@ impl Peers {
                 let own = (0..keys).filter(|key| key % tasks == task % keys);
                 own.map(|key| client.mutex(format!("long-{keys}-{key}"))).collect::<Result<_>>()
             };
-            let lockers = (0..tasks).map(|task| locks(task).map(InTurns::new)).collect::<Result<_>>()?;
+            let lockers = (0..tasks).map(|task| locks(task).map(Ours::new)).collect::<Result<_>>()?;
             board.courses.push(course(lockers, keys, self.floors(tasks), plan.cycles / 2).await);
             sizes.look(when, server).await?;
         }
         Ok(())
+    }
+
+    fn lock(&self, client: usize, key: &str) -> Result<Ours> {
+        Ok(Ours::new(vec![self.ours[client].mutex(key)?]))
     }
 
     fn floors(&self, tasks: usize) -> Vec<Bare> {
