@@ -1,6 +1,12 @@
 //! What the comparisons share: their rounds, what a cycle costs, and bare commands.
 
+pub mod figures;
+pub mod shapes;
+pub mod table;
+
 use std::future::Future;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +14,8 @@ use lock_core::{Lock, Result};
 use lock_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use lock_redis::redis::io::tcp::TcpSettings;
 use lock_redis::redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Script, Value};
+
+use crate::figures::{LENGTHS, at, micros};
 
 /// How often each has its turn.
 pub const ROUNDS: usize = 5;
@@ -103,10 +111,55 @@ impl Peer {
 
 /// Seconds of the processor that a process has used.
 pub fn cpu(pid: u32) -> f64 {
+    ticks(&stat(pid), 2)
+}
+
+/// The same of a server that has a process for each connection: with its children, also those that have ended.
+pub fn cpu_of_all(pid: u32) -> f64 {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    let stats = numbers.filter(|number| *number != pid).map(stat);
+    let is_child = |stat: &Vec<String>| stat.get(1).is_some_and(|parent| *parent == pid.to_string());
+    ticks(&stat(pid), 4) + stats.filter(is_child).map(|stat| ticks(&stat, 2)).sum::<f64>()
+}
+
+/// Of itself are the first two, of its children that have ended the next.
+fn ticks(stat: &[String], kinds: usize) -> f64 {
+    stat.iter().skip(11).take(kinds).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// From its state on.
+fn stat(pid: u32) -> Vec<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
-    let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
-    ticks / 100.0
+    stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').map(str::to_owned).collect()
+}
+
+/// How long a waiter waits: 0 to 7 ms, in turns.
+pub fn short(sample: usize) -> Duration {
+    Duration::from_millis((sample % LENGTHS) as u64)
+}
+
+/// The same: so long that whoever looks now and then has looked.
+pub fn long(_: usize) -> Duration {
+    Duration::from_millis(300)
+}
+
+/// What it takes to write 512 bytes to the disk below a directory, in microseconds: into room that the file already has, as servers do.
+pub fn forced_to_disk(directory: &Path) -> std::io::Result<f64> {
+    const PIECE: [u8; 512] = [1; 512];
+    let path = directory.join("forced");
+    let file = std::fs::File::create(&path)?;
+    file.write_all_at(&[0; 1 << 16], 0)?;
+    file.sync_all()?;
+    let mut times = Vec::new();
+    for piece in 0..100 {
+        let start = Instant::now();
+        file.write_all_at(&PIECE, piece * PIECE.len() as u64)?;
+        file.sync_data()?;
+        times.push(micros(start.elapsed()));
+    }
+    std::fs::remove_file(path)?;
+    Ok(at(&times, 500))
 }
 
 /// A cycle of ours.

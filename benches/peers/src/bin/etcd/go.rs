@@ -4,11 +4,10 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use fencepost_peers::figures::{Cycles, HandOffs};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-
-use crate::figures::{Cycles, HandOffs};
 
 pub struct Go {
     child: Child,

@@ -1,23 +1,15 @@
 //! What takes and gives back: a bare put and delete, ours, and the driver's `LockClient`.
 
-use std::future::Future;
 use std::time::Duration;
 
 use fencepost_peers::TTL;
-use lock_core::{Guard, Lock, LockClient, Result, StoreUrl};
+use fencepost_peers::shapes::{Beside, Locker};
+use lock_core::{LockClient, Result, StoreUrl};
 use lock_etcd::etcd_client::{self, Client, ConnectOptions, GetOptions, LockOptions, PutOptions};
 use lock_etcd::{EtcdConnector, EtcdOptions};
 
 /// About as long as what ours has to say of a holder.
 const VALUE: &str = "00112233445566778899aabbccddeeff 1234 1 1 s exclusive  12345,some-host.example,,,";
-
-/// One task's lock. A call that fails ends the comparison.
-pub trait Locker: Clone + Send + 'static {
-    type Held: Send + 'static;
-
-    fn take(&mut self) -> impl Future<Output = Self::Held> + Send;
-    fn give_back(&mut self, held: Self::Held) -> impl Future<Output = ()> + Send;
-}
 
 /// The least that a lock in etcd can be.
 #[derive(Clone)]
@@ -32,10 +24,6 @@ impl Bare {
     pub fn new(client: &Client, key: String, lease: i64) -> Bare {
         Bare { client: client.clone(), key, lease }
     }
-
-    pub async fn put(&mut self) {
-        self.take().await;
-    }
 }
 
 impl Locker for Bare {
@@ -49,18 +37,6 @@ impl Locker for Bare {
     async fn give_back(&mut self, (): ()) {
         let deleted = self.client.kv_client().delete(self.key.as_str(), None).await.expect("a deletion");
         assert_eq!(deleted.deleted(), 1);
-    }
-}
-
-impl Locker for Lock {
-    type Held = Guard;
-
-    async fn take(&mut self) -> Guard {
-        self.acquire().await.expect("a grant")
-    }
-
-    async fn give_back(&mut self, held: Guard) {
-        held.release().await.expect("a release");
     }
 }
 
@@ -93,21 +69,28 @@ impl Locker for Theirs {
     }
 }
 
-/// How many keys there are below a name: whether a waiter has taken its place.
+/// Counts the keys below a name, and puts one.
 #[derive(Clone)]
-pub struct Count {
-    client: Client,
+pub struct Aside {
+    floor: Bare,
     below: String,
 }
 
-impl Count {
-    pub fn new(client: &Client, below: impl Into<String>) -> Count {
-        Count { client: client.clone(), below: below.into() }
+impl Aside {
+    pub fn new(floor: Bare, below: impl Into<String>) -> Aside {
+        Aside { floor, below: below.into() }
+    }
+}
+
+impl Beside for Aside {
+    async fn places(&mut self) -> i64 {
+        let options = GetOptions::new().with_prefix().with_count_only().with_serializable();
+        let mut client = self.floor.client.kv_client();
+        client.get(self.below.as_str(), Some(options)).await.expect("a count").count()
     }
 
-    pub async fn keys(&self) -> i64 {
-        let options = GetOptions::new().with_prefix().with_count_only().with_serializable();
-        self.client.kv_client().get(self.below.as_str(), Some(options)).await.expect("a count").count()
+    async fn write(&mut self) {
+        self.floor.take().await;
     }
 }
 

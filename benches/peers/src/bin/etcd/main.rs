@@ -10,23 +10,24 @@
 //! wait for the disk. The Go program is in `go/etcd`; without `go` on the `PATH` it is left out. Compare within one run: machines
 //! differ, and one machine differs from minute to minute.
 
-mod figures;
 mod go;
 mod lockers;
-mod shapes;
-mod table;
+mod who;
 
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use fencepost_peers::figures::{Board, LENGTHS, Shape, Way};
+use fencepost_peers::shapes;
+use fencepost_peers::table::Table;
+use fencepost_peers::{cpu, forced_to_disk, long, short};
 use lock_conformance::servers::{Etcd, EtcdSetup};
 use lock_core::{Lock, LockClient, Result};
 use lock_etcd::etcd_client::Client;
 
-use crate::figures::{Board, LENGTHS, Shape, Way, Who, at, micros};
 use crate::go::Go;
-use crate::lockers::{Bare, Count, OURS, Theirs, connect, lease, ours};
+use crate::lockers::{Aside, Bare, OURS, Theirs, connect, lease, ours};
+use crate::who::{Who, targets};
 
 /// As many tasks, and keys, as there are at most.
 const TASKS: usize = 64;
@@ -72,7 +73,7 @@ async fn main() -> Result<()> {
     }
     println!("{} cycles on the same keys", plan.cycles);
     peers.run_long(&plan, &mut board).await?;
-    println!("\n{}", table::Table { board: &board, rounds: plan.rounds });
+    println!("\n{}", Table { board: &board, rounds: plan.rounds, write: "put", targets: targets(&board) });
     if let Some(go) = peers.go {
         go.end().await;
     }
@@ -131,7 +132,7 @@ impl Peers {
         Ok(Peers { address, server: server.server()?.pid(), bare, leases, ours: clients, go })
     }
 
-    async fn cycle(&mut self, plan: &Plan, board: &mut Board) -> Result<()> {
+    async fn cycle(&mut self, plan: &Plan, board: &mut Board<Who>) -> Result<()> {
         for (shape, tasks, keys) in
             [(Shape::One, 1, "own"), (Shape::Many, TASKS, "own"), (Shape::Hot, ON_ONE_KEY, "same")]
         {
@@ -155,18 +156,18 @@ impl Peers {
                 if is_hot && who == Who::GoFloor {
                     continue;
                 }
-                let before = fencepost_peers::cpu(self.server);
+                let before = cpu(self.server);
                 let start = Instant::now();
                 let mut cycles = go.cycles(what, tasks, keys, plan.time.as_millis()).await;
                 let all = cycles.rate * start.elapsed().as_secs_f64();
-                cycles.server = (fencepost_peers::cpu(self.server) - before) / all * 1e6;
+                cycles.server = (cpu(self.server) - before) / all * 1e6;
                 board.cycled(shape, who, cycles);
             }
         }
         Ok(())
     }
 
-    async fn hand_off(&mut self, plan: &Plan, board: &mut Board) -> Result<()> {
+    async fn hand_off(&mut self, plan: &Plan, board: &mut Board<Who>) -> Result<()> {
         let floor = self.floor("beside");
         for way in [Way::Short, Way::ShortAmongWriters, Way::Long] {
             let is_long = way == Way::Long;
@@ -174,13 +175,13 @@ impl Peers {
             let pause = if is_long { long } else { short };
             for (who, other) in [(Who::Ours, 0), (Who::OursApart, 1)] {
                 let pair = [self.ours[0].mutex("hand-off")?, self.ours[other].mutex("hand-off")?];
-                let count = Count::new(&self.bare, format!("{OURS}/"));
-                let measured = shapes::hand_offs(pair, count, floor.clone(), samples, pause);
+                let beside = Aside::new(floor.clone(), format!("{OURS}/"));
+                let measured = shapes::hand_offs(pair, beside, samples, pause);
                 board.handed_off(way, who, self.around(way, measured).await);
             }
             let pair = [0, 1].map(|task| self.theirs("hand-off", task));
-            let count = Count::new(&self.bare, "theirs/hand-off/");
-            let measured = shapes::hand_offs(pair, count, floor.clone(), samples, pause);
+            let beside = Aside::new(floor.clone(), "theirs/hand-off/");
+            let measured = shapes::hand_offs(pair, beside, samples, pause);
             board.handed_off(way, Who::LockClient, self.around(way, measured).await);
             let Some(go) = &mut self.go else { continue };
             let wait = if is_long { "long" } else { "short" };
@@ -192,17 +193,19 @@ impl Peers {
 
     async fn around<T>(&self, way: Way, measured: impl Future<Output = T>) -> T {
         match way {
-            Way::ShortAmongWriters => shapes::among_writers(self.floor("other"), measured).await,
+            Way::ShortAmongWriters => {
+                shapes::among_writers(Aside::new(self.floor("other"), ""), measured).await
+            }
             Way::Short | Way::Long => measured.await,
         }
     }
 
     /// By a client of its own, as of a process that has just begun.
-    async fn run_long(&self, plan: &Plan, board: &mut Board) -> Result<()> {
+    async fn run_long(&self, plan: &Plan, board: &mut Board<Who>) -> Result<()> {
         let keys = if plan.one_key { 1 } else { TASKS };
         let client = ours(&self.address).await?;
         let locks = (0..keys).map(|key| client.mutex(format!("long-{key}"))).collect::<Result<_>>()?;
-        board.course = Some(shapes::course(locks, self.floors(keys), plan.cycles).await);
+        board.courses.push(shapes::course(locks, keys, self.floors(keys), plan.cycles).await);
         Ok(())
     }
 
@@ -220,15 +223,6 @@ impl Peers {
     }
 }
 
-/// 0 to 7 ms, in turns.
-fn short(sample: usize) -> Duration {
-    Duration::from_millis((sample % LENGTHS) as u64)
-}
-
-fn long(_: usize) -> Duration {
-    Duration::from_millis(300)
-}
-
 async fn server_version(server: &Etcd) -> Result<String> {
     let status = server.call("/v3/maintenance/status", &serde_json::json!({})).await?;
     Ok(status["version"].as_str().unwrap_or("of no version").to_owned())
@@ -243,22 +237,4 @@ fn disk(plan: &Plan, directory: &Path) -> String {
         Ok(time) => format!("waits for the disk (fdatasync of 512 bytes there: {time:.0} µs)"),
         Err(error) => format!("waits for the disk ({error})"),
     }
-}
-
-/// As the server does it: into room that the file already has.
-fn forced_to_disk(directory: &Path) -> std::io::Result<f64> {
-    const PIECE: [u8; 512] = [1; 512];
-    let path = directory.join("forced");
-    let file = std::fs::File::create(&path)?;
-    file.write_all_at(&[0; 1 << 16], 0)?;
-    file.sync_all()?;
-    let mut times = Vec::new();
-    for piece in 0..100 {
-        let start = Instant::now();
-        file.write_all_at(&PIECE, piece * PIECE.len() as u64)?;
-        file.sync_data()?;
-        times.push(micros(start.elapsed()));
-    }
-    std::fs::remove_file(path)?;
-    Ok(at(&times, 500))
 }

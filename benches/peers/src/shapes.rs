@@ -4,17 +4,46 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use fencepost_peers::cpu;
+use lock_core::{Guard, Lock};
 
 use crate::figures::{Course, Cycles, HandOffs, Spread, jain, mean, micros};
-use crate::lockers::{Bare, Count, Locker};
+use crate::{cpu, cpu_of_all};
 
 /// For how long a waiter is looked for in the store; one that waits elsewhere is not to be found there.
 const LOOKED_FOR: Duration = Duration::from_millis(5);
 
+/// One task's lock. A call that fails ends the comparison.
+pub trait Locker: Clone + Send + 'static {
+    type Held: Send + 'static;
+
+    fn take(&mut self) -> impl Future<Output = Self::Held> + Send;
+    fn give_back(&mut self, held: Self::Held) -> impl Future<Output = ()> + Send;
+}
+
+impl Locker for Lock {
+    type Held = Guard;
+
+    async fn take(&mut self) -> Guard {
+        self.acquire().await.expect("a grant")
+    }
+
+    async fn give_back(&mut self, held: Guard) {
+        held.release().await.expect("a release");
+    }
+}
+
+/// What else is asked of the store around a hand-off.
+pub trait Beside: Clone + Send + 'static {
+    /// Rises when a waiter has taken its place.
+    fn places(&mut self) -> impl Future<Output = i64> + Send;
+
+    /// A write that has nothing to do with locks.
+    fn write(&mut self) -> impl Future<Output = ()> + Send;
+}
+
 /// Each of them does one cycle after the other, in a task of its own, until the time is over.
 pub async fn cycles<L: Locker>(lockers: Vec<L>, time: Duration, server: u32) -> Cycles {
-    let (client_before, server_before) = (cpu(std::process::id()), cpu(server));
+    let (client_before, server_before) = (cpu(std::process::id()), cpu_of_all(server));
     let start = Instant::now();
     let tasks: Vec<_> = lockers
         .into_iter()
@@ -47,7 +76,7 @@ pub async fn cycles<L: Locker>(lockers: Vec<L>, time: Duration, server: u32) -> 
         give_back: Spread::of(&gives),
         jain: jain(&shares),
         client: (cpu(std::process::id()) - client_before) / all * 1e6,
-        server: (cpu(server) - server_before) / all * 1e6,
+        server: (cpu_of_all(server) - server_before) / all * 1e6,
     }
 }
 
@@ -55,8 +84,7 @@ pub async fn cycles<L: Locker>(lockers: Vec<L>, time: Duration, server: u32) -> 
 /// seen in the store before that.
 pub async fn hand_offs<L: Locker>(
     [mut holder, waiter]: [L; 2],
-    count: Count,
-    mut floor: Bare,
+    mut beside: impl Beside,
     samples: usize,
     pause: fn(usize) -> Duration,
 ) -> HandOffs {
@@ -64,7 +92,7 @@ pub async fn hand_offs<L: Locker>(
         let mut all = HandOffs::default();
         for sample in 0..samples {
             let held = holder.take().await;
-            let keys = count.keys().await;
+            let places = beside.places().await;
             let mut waiter = waiter.clone();
             let waiting = tokio::spawn(async move {
                 let held = waiter.take().await;
@@ -73,7 +101,7 @@ pub async fn hand_offs<L: Locker>(
                 granted
             });
             let asked = Instant::now();
-            while count.keys().await <= keys && asked.elapsed() < LOOKED_FOR {
+            while beside.places().await <= places && asked.elapsed() < LOOKED_FOR {
                 tokio::task::yield_now().await;
             }
             sleep(pause(sample)).await;
@@ -84,19 +112,19 @@ pub async fn hand_offs<L: Locker>(
             // After a rest, as before the release: a machine that has rested answers later.
             sleep(pause(sample)).await;
             let asked = Instant::now();
-            floor.put().await;
-            all.puts.push(micros(asked.elapsed()));
+            beside.write().await;
+            all.writes.push(micros(asked.elapsed()));
         }
         all
     };
     tokio::spawn(all).await.expect("no panic")
 }
 
-/// The same while somebody writes one key after the other that has nothing to do with it.
-pub async fn among_writers<T>(mut writer: Bare, measured: impl Future<Output = T>) -> T {
+/// The same while somebody writes without pause what has nothing to do with it.
+pub async fn among_writers<T>(mut writer: impl Beside, measured: impl Future<Output = T>) -> T {
     let writing = tokio::spawn(async move {
         loop {
-            writer.put().await;
+            writer.write().await;
         }
     });
     let all = measured.await;
@@ -104,17 +132,22 @@ pub async fn among_writers<T>(mut writer: Bare, measured: impl Future<Output = T
     all
 }
 
-/// So many cycles on the same keys, one task a key.
-pub async fn course<L: Locker>(lockers: Vec<L>, floors: Vec<Bare>, cycles: usize) -> Course {
-    let keys = lockers.len();
+/// So many cycles on the same keys, of which each task has its share.
+pub async fn course<L: Locker>(
+    lockers: Vec<L>,
+    keys: usize,
+    floors: Vec<impl Locker>,
+    cycles: usize,
+) -> Course {
+    let tasks = lockers.len();
     // Sessions are open and ways are known before it begins.
-    counted(lockers.clone(), keys * 10).await;
+    counted(lockers.clone(), keys + tasks * 10).await;
     let floor_before = mean(&counted(floors.clone(), EDGE).await);
     let times = counted(lockers, cycles).await;
     let floor_after = mean(&counted(floors, EDGE).await);
     let edge = EDGE.min(times.len() / 2);
     let (first, last) = (mean(&times[..edge]), mean(&times[times.len() - edge..]));
-    Course { cycles, keys, first, last, floor_before, floor_after }
+    Course { cycles, tasks, keys, first, last, floor_before, floor_after }
 }
 
 /// How many of the first and of the last are looked at.

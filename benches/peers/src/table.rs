@@ -2,49 +2,53 @@
 
 use std::fmt::{Display, Formatter, Result};
 
-use crate::figures::{Board, Course, Cycles, HandOffs, Shape, Way, Who};
+use crate::figures::{Board, Course, Cycles, Shape, Way, Who};
 
-pub struct Table<'a> {
-    pub board: &'a Board,
+pub struct Table<'a, W> {
+    pub board: &'a Board<W>,
     pub rounds: usize,
+    /// What a hand-off is measured by, in the singular: `put`.
+    pub write: &'static str,
+    pub targets: Vec<Target>,
 }
 
 /// What was to be reached, and what was.
-struct Target {
-    what: String,
-    found: Option<f64>,
-    bound: Bound,
+pub struct Target {
+    pub what: String,
+    pub found: Option<f64>,
+    pub bound: Bound,
 }
 
-enum Bound {
+pub enum Bound {
     AtMost(f64),
     AtLeast(f64),
 }
 
-impl Display for Table<'_> {
+impl<W: Who> Display for Table<'_, W> {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         writeln!(f, "Times in µs; medians of {} rounds, ratios within each round.", self.rounds)?;
         self.uncontended(f, Shape::One, "1 task on its own key")?;
         self.uncontended(f, Shape::Many, "64 tasks on their own keys")?;
         self.hot(f)?;
         self.hand_offs(f)?;
-        if let Some(course) = &self.board.course {
-            course.fmt(f)?;
-        }
+        self.board.courses.iter().try_for_each(|course| course.fmt(f))?;
         writeln!(f, "\nwhat was to be reached")?;
-        self.targets().iter().try_for_each(|target| target.fmt(f))
+        self.targets.iter().try_for_each(|target| target.fmt(f))
     }
 }
 
-impl Table<'_> {
+impl<W: Who> Table<'_, W> {
     fn uncontended(&self, f: &mut Formatter<'_>, shape: Shape, title: &str) -> Result {
+        if self.board.who_cycled(shape).is_empty() {
+            return Ok(());
+        }
         writeln!(f, "\n{title}")?;
         let heads = ["acquire", "p99", "of floor", "release", "p99", "of floor", "cycles/s", "of floor"];
         write!(f, "{:<28}", "")?;
         heads.iter().try_for_each(|head| write!(f, " {head:>9}"))?;
         writeln!(f, "   CPU client, server")?;
         for who in self.board.who_cycled(shape) {
-            let floor = if matches!(who, Who::GoFloor | Who::GoMutex) { Who::GoFloor } else { Who::Floor };
+            let floor = who.floor();
             let figure =
                 |figure: fn(&Cycles) -> f64| self.board.median(shape, who, figure).unwrap_or(f64::NAN);
             let of_floor = |figure: fn(&Cycles) -> f64| {
@@ -54,7 +58,7 @@ impl Table<'_> {
             writeln!(
                 f,
                 "  {:<26} {:>9.0} {:>9.0} {:>9} {:>9.0} {:>9.0} {:>9} {:>9.0} {:>9}   {:>10.0}, {:>6.0}",
-                who.name(),
+                who.name(Some(shape)),
                 figure(|round| round.take.p50),
                 figure(|round| round.take.p99),
                 of_floor(|round| round.take.p50),
@@ -71,6 +75,9 @@ impl Table<'_> {
     }
 
     fn hot(&self, f: &mut Formatter<'_>) -> Result {
+        if self.board.who_cycled(Shape::Hot).is_empty() {
+            return Ok(());
+        }
         writeln!(f, "\n1 hot key, 16 tasks")?;
         write!(f, "{:<28}", "")?;
         ["cycles/s", "acquire", "p99", "Jain"].iter().try_for_each(|head| write!(f, " {head:>9}"))?;
@@ -80,7 +87,7 @@ impl Table<'_> {
             writeln!(
                 f,
                 "  {:<26} {:>9.0} {:>9.0} {:>9.0} {:>9.3}   {:>10.0}, {:>6.0}",
-                if who == Who::OursApart { "fencepost, 4 clients" } else { who.name() },
+                who.name(Some(Shape::Hot)),
                 figure(|round| round.rate),
                 figure(|round| round.take.p50),
                 figure(|round| round.take.p99),
@@ -94,83 +101,35 @@ impl Table<'_> {
 
     fn hand_offs(&self, f: &mut Formatter<'_>) -> Result {
         for way in [Way::Short, Way::ShortAmongWriters, Way::Long] {
+            if self.board.who_handed_off(way).is_empty() {
+                continue;
+            }
             writeln!(f, "\nhand-off, {}", way.name())?;
             write!(f, "{:<28}", "")?;
-            ["p50", "p90", "worst", "a put", "puts"].iter().try_for_each(|head| write!(f, " {head:>9}"))?;
-            writeln!(f, "{}", if way == Way::Long { "" } else { "   puts at the worst length of the wait" })?;
+            let (one, several) = (format!("a {}", self.write), format!("{}s", self.write));
+            ["p50", "p90", "worst", &one, &several].iter().try_for_each(|head| write!(f, " {head:>9}"))?;
+            match way {
+                Way::Long => writeln!(f)?,
+                _ => writeln!(f, "   {several} at the worst length of the wait")?,
+            }
             for who in self.board.who_handed_off(way) {
                 let Some(all) = self.board.hand_offs(way, who) else { continue };
                 let at = |permille| crate::figures::at(&all.times, permille);
-                let worst = (way != Way::Long).then(|| format!("   {:>9.2}", all.puts_at_worst()));
+                let worst = (way != Way::Long).then(|| format!("   {:>9.2}", all.writes_at_worst()));
                 writeln!(
                     f,
                     "  {:<26} {:>9.0} {:>9.0} {:>9.0} {:>9.0} {:>9.2}{}",
-                    who.name(),
+                    who.name(None),
                     at(500),
                     at(900),
                     at(1000),
-                    crate::figures::at(&all.puts, 500),
-                    all.puts(),
+                    crate::figures::at(&all.writes, 500),
+                    all.writes(),
                     worst.unwrap_or_default(),
                 )?;
             }
         }
         Ok(())
-    }
-
-    fn targets(&self) -> Vec<Target> {
-        let board = self.board;
-        let rate: fn(&Cycles) -> f64 = |round| round.rate;
-        let mut all = vec![
-            Target {
-                what: "acquire, of a bare put".to_owned(),
-                found: board.ratio(Shape::One, Who::Ours, Who::Floor, |round| round.take.p50),
-                bound: Bound::AtMost(1.2),
-            },
-            Target {
-                what: "release, of a bare delete".to_owned(),
-                found: board.ratio(Shape::One, Who::Ours, Who::Floor, |round| round.give_back.p50),
-                bound: Bound::AtMost(1.1),
-            },
-            Target {
-                what: "64 tasks, of LockClient".to_owned(),
-                found: board.ratio(Shape::Many, Who::Ours, Who::LockClient, rate),
-                bound: Bound::AtLeast(0.9),
-            },
-            Target {
-                what: "64 tasks: part of its floor, of the same of Go's Mutex".to_owned(),
-                found: board.ratio(Shape::Many, Who::Ours, Who::Floor, rate).and_then(|ours| {
-                    Some(ours / board.ratio(Shape::Many, Who::GoMutex, Who::GoFloor, rate)?)
-                }),
-                bound: Bound::AtLeast(1.2),
-            },
-            Target {
-                what: "1 hot key, of Go's Mutex".to_owned(),
-                found: board.ratio(Shape::Hot, Who::Ours, Who::GoMutex, rate),
-                bound: Bound::AtLeast(5.0),
-            },
-            Target {
-                what: "1 hot key, 4 clients, of Go's Mutex".to_owned(),
-                found: board.ratio(Shape::Hot, Who::OursApart, Who::GoMutex, rate),
-                bound: Bound::AtLeast(5.0),
-            },
-        ];
-        for way in [Way::Short, Way::ShortAmongWriters, Way::Long] {
-            for (who, clients) in [(Who::Ours, "1 client"), (Who::OursApart, "2 clients")] {
-                let puts = if way == Way::Long { HandOffs::puts } else { HandOffs::puts_at_worst };
-                all.push(Target {
-                    what: format!("hand-off, {}, {clients}: puts", way.name()),
-                    found: board.hand_offs(way, who).map(puts),
-                    bound: Bound::AtMost(2.2),
-                });
-            }
-        }
-        all.push(Target {
-            what: "last thousand cycles, of the first".to_owned(),
-            found: board.course.map(|course| course.last / course.first),
-            bound: Bound::AtMost(1.1),
-        });
-        all
     }
 }
 
@@ -185,7 +144,7 @@ impl Display for Target {
             Some(found) => (format!("{found:.2}"), "MISSED"),
             None => ("–".to_owned(), "not measured"),
         };
-        writeln!(f, "  {:<66} {found:>6} {sign} {bound:.1}  {word}", self.what)
+        writeln!(f, "  {:<66} {found:>6} {sign} {bound:<4}  {word}", self.what)
     }
 }
 
@@ -200,10 +159,10 @@ impl Bound {
 
 impl Display for Course {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Course { cycles, keys, first, last, floor_before, floor_after } = self;
+        let Course { cycles, tasks, keys, first, last, floor_before, floor_after } = self;
         writeln!(
             f,
-            "\n{cycles} cycles, a task for each of {keys} keys: means of the first and the last thousand"
+            "\n{cycles} cycles, {tasks} tasks on {keys} keys: means of the first and the last thousand"
         )?;
         let mut line = |who: &str, from: f64, to: f64| {
             writeln!(f, "  {who:<26} {from:>9.0} {to:>9.0} {:>9.2}", to / from)
@@ -213,21 +172,8 @@ impl Display for Course {
     }
 }
 
-impl Who {
-    fn name(self) -> &'static str {
-        match self {
-            Who::Floor => "floor: put, delete",
-            Who::Ours => "fencepost",
-            Who::OursApart => "fencepost, 2 clients",
-            Who::LockClient => "the driver's LockClient",
-            Who::GoFloor => "Go's floor: put, delete",
-            Who::GoMutex => "Go's concurrency.Mutex",
-        }
-    }
-}
-
 impl Way {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Way::Short => "0 to 7 ms waited",
             Way::ShortAmongWriters => "0 to 7 ms waited while another writes",

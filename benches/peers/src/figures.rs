@@ -6,11 +6,18 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// All that was measured, by what was done and who did it.
-#[derive(Default)]
-pub struct Board {
-    cycles: BTreeMap<(Shape, Who), Vec<Cycles>>,
-    hand_offs: BTreeMap<(Way, Who), HandOffs>,
-    pub course: Option<Course>,
+pub struct Board<W> {
+    cycles: BTreeMap<(Shape, W), Vec<Cycles>>,
+    hand_offs: BTreeMap<(Way, W), HandOffs>,
+    pub courses: Vec<Course>,
+}
+
+/// One of those that are compared.
+pub trait Who: Copy + Ord {
+    fn name(self, shape: Option<Shape>) -> &'static str;
+
+    /// What it is measured by: itself, for a floor.
+    fn floor(self) -> Self;
 }
 
 /// How tasks take and give back.
@@ -27,18 +34,6 @@ pub enum Way {
     Short,
     ShortAmongWriters,
     Long,
-}
-
-/// Those that are compared.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Who {
-    Floor,
-    Ours,
-    /// Each of several clients with a session and a connection of its own.
-    OursApart,
-    LockClient,
-    GoFloor,
-    GoMutex,
 }
 
 /// One round of cycles.
@@ -62,11 +57,11 @@ pub struct Spread {
     pub p99: f64,
 }
 
-/// In microseconds, each hand-off beside a put in the same circumstances.
+/// In microseconds, each hand-off beside a write in the same circumstances.
 #[derive(Default)]
 pub struct HandOffs {
     pub times: Vec<f64>,
-    pub puts: Vec<f64>,
+    pub writes: Vec<f64>,
 }
 
 /// How many lengths a short wait has: the Go program has as many.
@@ -76,6 +71,7 @@ pub const LENGTHS: usize = 8;
 #[derive(Clone, Copy)]
 pub struct Course {
     pub cycles: usize,
+    pub tasks: usize,
     pub keys: usize,
     pub first: f64,
     pub last: f64,
@@ -84,64 +80,70 @@ pub struct Course {
     pub floor_after: f64,
 }
 
-impl Board {
-    pub fn cycled(&mut self, shape: Shape, who: Who, round: Cycles) {
+impl<W> Default for Board<W> {
+    fn default() -> Board<W> {
+        Board { cycles: BTreeMap::new(), hand_offs: BTreeMap::new(), courses: Vec::new() }
+    }
+}
+
+impl<W: Who> Board<W> {
+    pub fn cycled(&mut self, shape: Shape, who: W, round: Cycles) {
         self.cycles.entry((shape, who)).or_default().push(round);
     }
 
-    pub fn handed_off(&mut self, way: Way, who: Who, round: HandOffs) {
+    pub fn handed_off(&mut self, way: Way, who: W, round: HandOffs) {
         let all = self.hand_offs.entry((way, who)).or_default();
         all.times.extend(round.times);
-        all.puts.extend(round.puts);
+        all.writes.extend(round.writes);
     }
 
-    pub fn who_cycled(&self, shape: Shape) -> Vec<Who> {
+    pub fn who_cycled(&self, shape: Shape) -> Vec<W> {
         self.cycles.keys().filter(|key| key.0 == shape).map(|key| key.1).collect()
     }
 
-    pub fn who_handed_off(&self, way: Way) -> Vec<Who> {
+    pub fn who_handed_off(&self, way: Way) -> Vec<W> {
         self.hand_offs.keys().filter(|key| key.0 == way).map(|key| key.1).collect()
     }
 
     /// The median of a figure over the rounds.
-    pub fn median(&self, shape: Shape, who: Who, figure: fn(&Cycles) -> f64) -> Option<f64> {
+    pub fn median(&self, shape: Shape, who: W, figure: fn(&Cycles) -> f64) -> Option<f64> {
         let rounds = self.cycles.get(&(shape, who))?;
         Some(at(&rounds.iter().map(figure).collect::<Vec<_>>(), 500))
     }
 
     /// The median of the ratios of two in the same round: the machine differs from round to round.
-    pub fn ratio(&self, shape: Shape, who: Who, to: Who, figure: fn(&Cycles) -> f64) -> Option<f64> {
+    pub fn ratio(&self, shape: Shape, who: W, to: W, figure: fn(&Cycles) -> f64) -> Option<f64> {
         let (these, those) = (self.cycles.get(&(shape, who))?, self.cycles.get(&(shape, to))?);
         let ratios: Vec<_> =
             these.iter().zip(those).map(|(one, other)| figure(one) / figure(other)).collect();
         Some(at(&ratios, 500))
     }
 
-    pub fn hand_offs(&self, way: Way, who: Who) -> Option<&HandOffs> {
+    pub fn hand_offs(&self, way: Way, who: W) -> Option<&HandOffs> {
         self.hand_offs.get(&(way, who))
     }
 }
 
 impl HandOffs {
-    /// How many puts the median is.
-    pub fn puts(&self) -> f64 {
-        at(&self.times, 500) / at(&self.puts, 500)
+    /// How many writes the median is.
+    pub fn writes(&self) -> f64 {
+        at(&self.times, 500) / at(&self.writes, 500)
     }
 
     /// The same for that length of the wait at which it is the most. Every round goes through all lengths in the same order.
-    pub fn puts_at_worst(&self) -> f64 {
+    pub fn writes_at_worst(&self) -> f64 {
         let medians = (0..LENGTHS).map(|length| {
             let times: Vec<_> = self.times.iter().skip(length).step_by(LENGTHS).copied().collect();
             at(&times, 500)
         });
-        medians.fold(0.0, f64::max) / at(&self.puts, 500)
+        medians.fold(0.0, f64::max) / at(&self.writes, 500)
     }
 
     /// Of the Go program's words.
     pub fn read(words: &Value) -> Option<HandOffs> {
         let numbers =
             |name: &str| -> Option<Vec<f64>> { words[name].as_array()?.iter().map(Value::as_f64).collect() };
-        Some(HandOffs { times: numbers("times")?, puts: numbers("puts")? })
+        Some(HandOffs { times: numbers("times")?, writes: numbers("puts")? })
     }
 }
 
