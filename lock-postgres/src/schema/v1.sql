@@ -736,7 +736,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT s, current_setting(s, true) FROM unnest(ARRAY['fsync', 'full_page_writes', 'synchronous_commit']) s
   UNION ALL SELECT 'persistence', max(c.relpersistence::text) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = 'fencepost' AND c.relname IN ('lock', 'session', 'waiter', 'withdrawn')
-  UNION ALL SELECT 'asynchronous standbys', count(*)::text FROM pg_stat_replication WHERE coalesce(sync_state, '') IN ('', 'async')
+  UNION ALL SELECT 'asynchronous standbys', CASE WHEN bool_or(r.sync_state IS NULL) THEN NULL
+    ELSE count(*) FILTER (WHERE r.sync_state = 'async')::text END FROM pg_stat_replication r
 $$;
 
 -- For applications: see the page about Postgres.
