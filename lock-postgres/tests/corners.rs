@@ -532,3 +532,36 @@ async fn a_password_in_the_query_is_not_shown() {
     let error = PostgresConnector::new().connect(&mut url).await.unwrap_err();
     assert!(!format!("{error:?} {error}").contains("hunter2"), "{error:?}");
 }
+
+/// "The next token of a key whose row is gone is above every one that it had." The clock stands still, so that only what is remembered
+/// counts; and the row comes and goes while somebody else is about to make it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_made_begins_behind_the_one_that_has_just_gone() {
+    let server = Postgres::start().await.unwrap();
+    let _ = backend(&server).await;
+    server
+        .run("CREATE OR REPLACE FUNCTION fencepost.clock() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT 1000000000000000'")
+        .await
+        .unwrap();
+    server
+        .run("SELECT fencepost.open('\\x01', 1000, 'c', 'i'), fencepost.open('\\x02', 1000, 'c', 'i')")
+        .await
+        .unwrap();
+    let asked = |op: &str, session: &str| {
+        format!(
+            "SELECT number FROM fencepost.apply('{{{op}}}', ARRAY['\\x{session}'::bytea], '{{1}}', ARRAY['k'::bytea], '{{1}}', '{{1}}', \
+             '{{s}}', '{{0}}', '{{x}}', '{{\"\"}}')"
+        )
+    };
+    // Made, granted, given back and swept, and not committed yet.
+    let mut other = transaction(&server, &asked("c", "02")).await;
+    query(AssertSqlSafe(asked("r", "02"))).execute(&mut other).await.unwrap();
+    query("SELECT fencepost.sweep('', 100, -1)").execute(&mut other).await.unwrap();
+    let claim = asked("c", "01");
+    let (granted, ()) = tokio::join!(number(&server, &claim), async {
+        until("it is about to make the row", async || waiting(&server, "apply").await == 1).await;
+        commit(other).await;
+    });
+    let before = number(&server, "SELECT fence FROM fencepost.highest").await;
+    assert!(granted > before, "granted under {before}, and then under {granted}");
+}
