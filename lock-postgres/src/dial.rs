@@ -62,6 +62,7 @@ impl Dial {
     async fn line_to(&self, host: &PgConnectOptions) -> Result<PgConnection> {
         let mut connection = PgConnection::connect_with(host).await.map_err(not_applied)?;
         takes_writes(&mut connection).await?;
+        sees_what_is_committed(&mut connection).await?;
         self.schema.is_there(&mut connection, self.options.migrate).await?;
         Ok(connection)
     }
@@ -130,6 +131,14 @@ async fn takes_writes(connection: impl sqlx::PgExecutor<'_>) -> Result<()> {
         .effect(Effect::NotApplied));
     }
     Ok(())
+}
+
+/// The functions lock a row, and then look at what was committed until then. With the role's default another isolation, they would
+/// look at what was committed before they began, and grant a claim that was given back meanwhile.
+async fn sees_what_is_committed(connection: &mut PgConnection) -> Result<()> {
+    const SET: &str = "SELECT set_config('default_transaction_isolation', 'read committed', false) \
+                       WHERE current_setting('default_transaction_isolation') <> 'read committed'";
+    sqlx::query(SET).persistent(false).execute(connection).await.map(drop).map_err(not_applied)
 }
 
 /// Nothing was asked yet.
