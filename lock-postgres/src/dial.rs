@@ -83,7 +83,8 @@ impl Dial {
         // The driver's listener wants a pool to come from.
         let pool = PgPoolOptions::new()
             .max_connections(1)
-            .acquire_timeout(self.share())
+            // Before whoever waits for it gives up without having heard why.
+            .acquire_timeout(self.share() * 3 / 4)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)

@@ -35,9 +35,12 @@ pub(crate) fn failed(error: Driver) -> Error {
         Driver::Configuration(_) => {
             (ErrorKind::Misconfigured, Effect::NotApplied, "see the page about Postgres")
         }
-        Driver::PoolTimedOut | Driver::PoolClosed => {
-            (ErrorKind::Unavailable, Effect::NotApplied, "no connection could be made in time")
-        }
+        // The driver's pool tries again where no connection is left, and does not say so.
+        Driver::PoolTimedOut | Driver::PoolClosed => (
+            ErrorKind::Unavailable,
+            Effect::NotApplied,
+            "no connection for news could be made in time: is one left for this role and database? (two are needed for each process)",
+        ),
         // What another client listens to: it has had the same connection of the server before.
         Driver::Protocol(said) if said.contains("NotificationResponse") => {
             (ErrorKind::Misconfigured, Effect::Unknown, POOLER)
