@@ -58,6 +58,19 @@ pub(crate) fn failed(error: Driver) -> Error {
     Error::new(kind, format!("{said}; {advice}")).effect(effect).caused_by(error)
 }
 
+/// The same of the first statements on a connection, whose answers are known: any other is one to somebody else's statement.
+pub(crate) fn failed_at_first(error: Driver) -> Error {
+    let error = match error {
+        Driver::RowNotFound | Driver::ColumnDecode { .. } | Driver::ColumnIndexOutOfBounds { .. } => {
+            Error::new(ErrorKind::Misconfigured, format!("the answer is one to another statement: {POOLER}"))
+                .caused_by(error)
+        }
+        other => failed(other),
+    };
+    // Nothing was asked yet.
+    error.effect(Effect::NotApplied)
+}
+
 const BAD_FILE: &str = "a file for TLS cannot be used: sslrootcert, sslcert and sslkey are PEM, the key has no password, and the last two \
      belong together";
 
