@@ -1,7 +1,5 @@
 //! Through TLS: what works without works the same, and certificates are renewed under a client that runs.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod secured;
 
 use std::time::Duration;

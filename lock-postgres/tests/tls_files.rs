@@ -1,7 +1,5 @@
 //! The files for TLS: what is wrong with one is said, and nothing of what is in it; and whose authorities count.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod secured;
 
 use std::path::Path;

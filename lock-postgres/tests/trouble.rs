@@ -1,7 +1,7 @@
 //! Trouble that a server or its administrator makes: connections that are ended, limits, timeouts, conflicts, restarts, and a schema
 //! that goes away.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod fixtures;
 
