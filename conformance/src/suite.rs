@@ -66,6 +66,7 @@ pub struct Suite {
     store: &'static str,
     promises: Promises,
     ttl: Duration,
+    threads: usize,
     start: Start,
     join: Option<Join>,
 }
@@ -84,7 +85,7 @@ impl Suite {
             let starting = start();
             Box::pin(async move { Ok(Box::new(starting.await?) as Box<dyn Fixture>) })
         });
-        Suite { store, promises: Promises::all(), ttl: Suite::TTL, start, join: None }
+        Suite { store, promises: Promises::all(), ttl: Suite::TTL, threads: THREADS, start, join: None }
     }
 
     /// What the store promises; everything unless this says otherwise.
@@ -98,6 +99,13 @@ impl Suite {
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Suite {
         self.ttl = ttl;
+        self
+    }
+
+    /// How many scenarios are played at once, unless the command line says; for stores that keep a machine busy by themselves.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Suite {
+        self.threads = threads;
         self
     }
 
@@ -117,7 +125,7 @@ impl Suite {
             return child::serve(order, self.join.as_ref());
         }
         let mut arguments = Arguments::from_args();
-        arguments.test_threads.get_or_insert(THREADS);
+        arguments.test_threads.get_or_insert(self.threads);
         libtest_mimic::run(&arguments, self.trials()).exit_code()
     }
 

@@ -136,7 +136,7 @@ fn driver_url(url: &StoreUrl, host: Option<&lock_core::Host>, query: &[(String, 
     let mut text = String::from("postgres://");
     // Where no host follows, the driver reads neither there: they go into the query.
     let mut login = Vec::new();
-    let (user, password) = (url.user(), url.password().map(|password| password.expose_secret()));
+    let (user, password) = (url.user(), url.password().map(ExposeSecret::expose_secret));
     if host.is_none() {
         login.extend(user.map(|user| ("user", user)));
         login.extend(password.map(|password| ("password", password)));

@@ -7,7 +7,7 @@ use lock_core::{Effect, Error, Result, SystemClock, within};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
 use sqlx::{Connection, Row};
 
-use crate::failure::failed;
+use crate::failure::failed_at_first;
 use crate::options::PostgresOptions;
 use crate::schema::Schema;
 
@@ -60,8 +60,9 @@ impl Dial {
     }
 
     async fn line_to(&self, host: &PgConnectOptions) -> Result<PgConnection> {
-        let mut connection = PgConnection::connect_with(host).await.map_err(not_applied)?;
+        let mut connection = PgConnection::connect_with(host).await.map_err(failed_at_first)?;
         takes_writes(&mut connection).await?;
+        sees_what_is_committed(&mut connection).await?;
         self.schema.is_there(&mut connection, self.options.migrate).await?;
         Ok(connection)
     }
@@ -82,18 +83,19 @@ impl Dial {
         // The driver's listener wants a pool to come from.
         let pool = PgPoolOptions::new()
             .max_connections(1)
-            .acquire_timeout(self.share())
+            // Before whoever waits for it gives up without having heard why.
+            .acquire_timeout(self.share() * 3 / 4)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
             .connect_with(host.clone())
             .await
-            .map_err(not_applied)?;
-        let mut listener = PgListener::connect_with(&pool).await.map_err(not_applied)?;
+            .map_err(failed_at_first)?;
+        let mut listener = PgListener::connect_with(&pool).await.map_err(failed_at_first)?;
         listener.ignore_pool_close_event(true);
         listener.eager_reconnect(false);
         takes_writes(&mut listener).await?;
-        listener.listen(channel).await.map_err(not_applied)?;
+        listener.listen(channel).await.map_err(failed_at_first)?;
         Ok(listener)
     }
 
@@ -122,7 +124,7 @@ impl fmt::Debug for Dial {
 /// A standby is of no use.
 async fn takes_writes(connection: impl sqlx::PgExecutor<'_>) -> Result<()> {
     let asked = sqlx::query("SELECT pg_is_in_recovery()").persistent(false).fetch_one(connection).await;
-    let is_standby: bool = asked.and_then(|row| row.try_get(0)).map_err(not_applied)?;
+    let is_standby: bool = asked.and_then(|row| row.try_get(0)).map_err(failed_at_first)?;
     if is_standby {
         return Err(Error::unavailable(
             "the server is a standby, and takes no writes: name the primary, or all of them, as in postgres://a,b/database",
@@ -132,9 +134,12 @@ async fn takes_writes(connection: impl sqlx::PgExecutor<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Nothing was asked yet.
-fn not_applied(error: sqlx::Error) -> Error {
-    failed(error).effect(Effect::NotApplied)
+/// The functions lock a row, and then look at what was committed until then. With the role's default another isolation, they would
+/// look at what was committed before they began, and grant a claim that was given back meanwhile.
+async fn sees_what_is_committed(connection: &mut PgConnection) -> Result<()> {
+    const SET: &str = "SELECT set_config('default_transaction_isolation', 'read committed', false) \
+                       WHERE current_setting('default_transaction_isolation') <> 'read committed'";
+    sqlx::query(SET).persistent(false).execute(connection).await.map(drop).map_err(failed_at_first)
 }
 
 fn place(host: &PgConnectOptions) -> String {

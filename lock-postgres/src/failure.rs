@@ -16,6 +16,9 @@ pub(crate) fn failed(error: Driver) -> Error {
             .effect(Effect::NotApplied)
             .caused_by(error);
     }
+    if is_of_a_file(&error) {
+        return Error::new(ErrorKind::Misconfigured, BAD_FILE).effect(Effect::NotApplied);
+    }
     let (kind, effect, advice) = match &error {
         Driver::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
             Some(refusal) if refusal.code() == OF_POOLERS => explain_pooler(refusal.message()),
@@ -32,12 +35,12 @@ pub(crate) fn failed(error: Driver) -> Error {
             Effect::NotApplied,
             "TLS was not agreed on: check sslmode, sslrootcert, sslcert, sslkey, and for whom the server's certificate is",
         ),
-        Driver::Configuration(_) => {
-            (ErrorKind::Misconfigured, Effect::NotApplied, "see the page about Postgres")
-        }
-        Driver::PoolTimedOut | Driver::PoolClosed => {
-            (ErrorKind::Unavailable, Effect::NotApplied, "no connection could be made in time")
-        }
+        // The driver's pool tries again where no connection is left, and does not say so.
+        Driver::PoolTimedOut | Driver::PoolClosed => (
+            ErrorKind::Unavailable,
+            Effect::NotApplied,
+            "no connection for news could be made in time: is one left for this role and database? (two are needed for each process)",
+        ),
         // What another client listens to: it has had the same connection of the server before.
         Driver::Protocol(said) if said.contains("NotificationResponse") => {
             (ErrorKind::Misconfigured, Effect::Unknown, POOLER)
@@ -55,20 +58,61 @@ pub(crate) fn failed(error: Driver) -> Error {
     Error::new(kind, format!("{said}; {advice}")).effect(effect).caused_by(error)
 }
 
+/// The same of the first statements on a connection, whose answers are known: any other is one to somebody else's statement.
+pub(crate) fn failed_at_first(error: Driver) -> Error {
+    let error = match error {
+        Driver::RowNotFound | Driver::ColumnDecode { .. } | Driver::ColumnIndexOutOfBounds { .. } => {
+            Error::new(ErrorKind::Misconfigured, format!("the answer is one to another statement: {POOLER}"))
+                .caused_by(error)
+        }
+        other => failed(other),
+    };
+    // Nothing was asked yet.
+    error.effect(Effect::NotApplied)
+}
+
+const BAD_FILE: &str = "a file for TLS cannot be used: sslrootcert, sslcert and sslkey are PEM, the key has no password, and the last two \
+     belong together";
+
+/// Whether the driver cannot read a file. What it says of one may repeat a line of it as the numbers of its bytes, and that be a key's.
+fn is_of_a_file(error: &Driver) -> bool {
+    const SAID: [&str; 4] = ["section start", "section end", "base64", "no items"];
+    match error {
+        Driver::Configuration(_) => true,
+        Driver::Tls(error) => {
+            let said = error.to_string();
+            SAID.iter().any(|words| said.contains(words))
+        }
+        _ => false,
+    }
+}
+
 /// Why TLS is the reason that there is no connection.
-fn tls_refusal(error: &Driver) -> Option<(ErrorKind, std::borrow::Cow<'static, str>)> {
+fn tls_refusal(error: &Driver) -> Option<(ErrorKind, String)> {
     let mut next: Option<&(dyn StdError + 'static)> = match error {
         Driver::Io(error) => Some(error),
         Driver::Tls(error) => Some(&**error),
         _ => None,
     };
     while let Some(error) = next {
-        if let Some(refusal) = explain_refusal(error, &WORDS) {
-            return Some(refusal);
+        if let Some((kind, advice)) = explain_refusal(error, &WORDS) {
+            return Some((kind, in_the_words_of_postgres(&advice)));
         }
         next = error.source();
     }
     None
+}
+
+/// Files have other names in a URL of Postgres than elsewhere, and TLS is no scheme.
+fn in_the_words_of_postgres(advice: &str) -> String {
+    [
+        ("ca_file", "sslrootcert"),
+        ("cert_file", "sslcert"),
+        ("key_file", "sslkey"),
+        ("the URL begins with postgres", "sslmode is disable"),
+    ]
+    .iter()
+    .fold(advice.to_owned(), |advice, (elsewhere, here)| advice.replace(elsewhere, here))
 }
 
 /// Whether the connection is of no more use after this.

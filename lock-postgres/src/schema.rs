@@ -6,7 +6,7 @@ use lock_core::{Effect, Error, ErrorKind, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
-use crate::failure::{code, failed};
+use crate::failure::{code, failed, failed_at_first};
 
 /// The version that this library works with.
 const VERSION: i32 = 1;
@@ -109,11 +109,11 @@ impl Schema {
     /// `None` where there is none, as far as this role can see.
     async fn version(&self, connection: &mut PgConnection) -> Result<Option<i32>> {
         match sqlx::query(AssertSqlSafe(self.look.clone())).persistent(false).fetch_one(connection).await {
-            Ok(row) => row.try_get(0).map_err(failed),
+            Ok(row) => row.try_get(0).map_err(failed_at_first),
             Err(error) => match code(&error).as_deref() {
                 // Neither schema nor function.
                 Some("3F000" | "42883") => Ok(None),
-                _ => Err(failed(error)),
+                _ => Err(failed_at_first(error)),
             },
         }
     }

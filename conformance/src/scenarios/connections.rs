@@ -16,7 +16,7 @@ use crate::scene::{LONG, NOISE, SOON, Scene, deadline};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
 
 cases! { "connections":
-    48 => reset_in_the_middle_of_an_acquire,
+    48 => reset_in_the_middle_of_an_acquire for 30,
     49 => a_retry_recognises_its_own_claim,
     50 => a_black_hole_keeps_nobody_for_longer,
     #[alone] 51 => half_closed_and_in_slow_slices,
