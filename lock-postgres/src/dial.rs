@@ -84,7 +84,7 @@ impl Dial {
         let pool = PgPoolOptions::new()
             .max_connections(1)
             // Before whoever waits for it gives up without having heard why.
-            .acquire_timeout(self.share() * 3 / 4)
+            .acquire_timeout(self.share() * 19 / 20)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
