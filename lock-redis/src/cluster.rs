@@ -11,7 +11,7 @@ use redis::{Cmd, ConnectionInfo, Value};
 
 use crate::address::Address;
 use crate::dial::{Purpose, Target};
-use crate::failure::{Redirection, Standing, redirection, standing, unexpected};
+use crate::failure::{Condition, Redirection, condition, redirection, unexpected};
 use crate::link::Link;
 use crate::options::RedisOptions;
 use crate::reply;
@@ -65,7 +65,7 @@ struct Member {
 /// What is known of a node, and since when: in nanoseconds of the boot clock. It is remembered also of one that is not connected
 /// to.
 #[derive(Debug)]
-struct Health(Mutex<(Standing, u64)>);
+struct Health(Mutex<(Condition, u64)>);
 
 impl Cluster {
     pub(crate) fn new(seeds: Vec<Address>, like: ConnectionInfo, options: RedisOptions) -> Cluster {
@@ -174,7 +174,7 @@ impl Cluster {
             let named = slots(&answer, &address.host).ok_or_else(|| unexpected("CLUSTER SLOTS", &answer))?;
             if named.is_empty() {
                 // As one that has left the cluster.
-                self.doubt(&member, Standing::Apart);
+                self.doubt(&member, Condition::Apart);
                 return Err(Error::unavailable("it knows of no node that has a slot"));
             }
             Ok(named)
@@ -247,8 +247,8 @@ impl Cluster {
         let state = self.state();
         let mut candidates: Vec<_> = state.named.iter().chain(&self.seeds).cloned().collect();
         candidates.sort_by_cached_key(|address| {
-            let (standing, since) = state.health.get(address).map_or((Standing::Well, 0), |it| it.known());
-            (standing, if standing == Standing::Well { u64::MAX - since } else { since })
+            let (condition, since) = state.health.get(address).map_or((Condition::Well, 0), |it| it.known());
+            (condition, if condition == Condition::Well { u64::MAX - since } else { since })
         });
         candidates.dedup();
         candidates
@@ -290,16 +290,16 @@ impl Cluster {
         let mut waiting = Waiting { cluster: self, member: Some(member), since: self.clock.boot() };
         let answer = call.await;
         waiting.member = None;
-        match answer.as_ref().err().map_or(Standing::Well, standing) {
-            Standing::Well => member.health.is(Standing::Well, self.clock.boot()),
+        match answer.as_ref().err().map_or(Condition::Well, condition) {
+            Condition::Well => member.health.becomes(Condition::Well, self.clock.boot()),
             doubtful => self.doubt(member, doubtful),
         }
         answer
     }
 
     /// Another node is asked next for what this one had.
-    fn doubt(&self, member: &Arc<Member>, standing: Standing) {
-        member.health.is(standing, self.clock.boot());
+    fn doubt(&self, member: &Arc<Member>, condition: Condition) {
+        member.health.becomes(condition, self.clock.boot());
         self.state().owners.retain(|_, owner| !Arc::ptr_eq(owner, member));
     }
 
@@ -309,11 +309,11 @@ impl Cluster {
 }
 
 impl Health {
-    fn is(&self, standing: Standing, now: BootTime) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (standing, now.as_nanos());
+    fn becomes(&self, condition: Condition, now: BootTime) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (condition, now.as_nanos());
     }
 
-    fn known(&self) -> (Standing, u64) {
+    fn known(&self) -> (Condition, u64) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -321,7 +321,7 @@ impl Health {
 impl Default for Health {
     /// Nothing bad.
     fn default() -> Health {
-        Health(Mutex::new((Standing::Well, 0)))
+        Health(Mutex::new((Condition::Well, 0)))
     }
 }
 
@@ -338,7 +338,7 @@ impl Drop for Waiting<'_> {
         if let Some(member) = self.member
             && self.cluster.clock.boot().since(self.since) >= PATIENCE
         {
-            self.cluster.doubt(member, Standing::Silent);
+            self.cluster.doubt(member, Condition::Silent);
         }
     }
 }

@@ -85,17 +85,17 @@ pub(crate) fn is_moving(error: &Error) -> bool {
 }
 
 /// What an error says of the node of a cluster that gave it.
-pub(crate) fn standing(error: &Error) -> Standing {
+pub(crate) fn condition(error: &Error) -> Condition {
     match said(error).and_then(RedisError::code) {
-        Some("CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY") => Standing::Apart,
-        Some(_) => Standing::Well,
-        None => Standing::Silent,
+        Some("CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY") => Condition::Apart,
+        Some(_) => Condition::Well,
+        None => Condition::Silent,
     }
 }
 
-/// Of a node of a cluster.
+/// How a node of a cluster is, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Standing {
+pub(crate) enum Condition {
     /// It answers, and takes part.
     Well,
     /// It answers, and does not take part at the moment.
