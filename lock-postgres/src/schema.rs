@@ -12,7 +12,26 @@ use crate::failure::{code, failed, failed_at_first};
 const VERSION: i32 = 1;
 
 /// Each brings the schema from the version before to its own.
-const MIGRATIONS: [&str; 1] = [include_str!("schema/v1.sql")];
+const MIGRATIONS: [&str; 1] = [concat!(
+    include_str!("schema/v1/1_tables.sql"),
+    "\n",
+    include_str!("schema/v1/2_rules.sql"),
+    "\n",
+    include_str!("schema/v1/3_settle.sql"),
+    "\n",
+    include_str!("schema/v1/4_claim.sql"),
+    "\n",
+    include_str!("schema/v1/5_release.sql"),
+    "\n",
+    include_str!("schema/v1/6_sessions.sql"),
+    "\n",
+    include_str!("schema/v1/7_apply.sql"),
+    "\n",
+    include_str!("schema/v1/8_operators.sql"),
+    "\n",
+    include_str!("schema/v1/9_applications.sql"),
+    "\n",
+)];
 
 /// How the schema is called in the files.
 const NAME: &str = "fencepost.";

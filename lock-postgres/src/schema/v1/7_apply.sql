@@ -1,0 +1,61 @@
+-- Claims and releases, many at once.
+
+-- Frees what dead sessions hold, and grants to whoever is next. Returns the sessions that have expired and are in the way, to be ended
+-- before it is called again.
+CREATE FUNCTION fencepost.settle_keys(p_keys bytea[]) RETURNS SETOF bytea
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_key bytea;
+  v_lock fencepost.lock;
+  v_now bigint;
+  v_settled record;
+  v_is_grant boolean := false;
+BEGIN
+  FOR v_key IN SELECT DISTINCT a FROM unnest(p_keys) a ORDER BY a LOOP
+    SELECT * INTO v_lock FROM fencepost.lock l WHERE l.key = v_key FOR NO KEY UPDATE;
+    CONTINUE WHEN NOT FOUND;
+    v_now := greatest(fencepost.clock(), v_lock.latest);
+    SELECT * INTO v_settled FROM fencepost.settle(v_lock, v_now, fencepost.head(v_lock), NULL, NULL);
+    IF v_settled.is_changed THEN PERFORM fencepost.write(v_settled.p_lock, v_now); END IF;
+    v_is_grant := v_is_grant OR v_settled.is_grant;
+    RETURN QUERY SELECT unnest(v_settled.expired);
+  END LOOP;
+  IF NOT v_is_grant THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
+END $$;
+
+-- Claims and releases, one answer for each, in their order. Op: c (a claim that does not wait), w (one that waits), r (a release), u (of
+-- a claim of which a copy may be on its way).
+--
+-- What grants nothing need not survive a crash of the server: a release that is forgotten leaves a hold that nobody owns, and its engine
+-- gives it back as soon as somebody wants it.
+CREATE FUNCTION fencepost.apply(
+  p_ops text[], p_sessions bytea[], p_tickets bigint[], p_keys bytea[], p_weights bigint[], p_capacities bigint[],
+  p_kinds text[], p_lasts bigint[], p_modes text[], p_notes text[]
+) RETURNS TABLE (nr bigint, outcome text, number bigint, recheck bigint, blocker bigint, blocked_for bigint, blocked_by text,
+  expired bytea[])
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_asked record;
+  v_answer fencepost.answer;
+  v_is_grant boolean := false;
+BEGIN
+  -- In the order of the keys: two of these wait for each other in one direction only.
+  FOR v_asked IN
+    SELECT * FROM unnest(p_ops, p_sessions, p_tickets, p_keys, p_weights, p_capacities, p_kinds, p_lasts, p_modes, p_notes)
+      WITH ORDINALITY AS a(op, session, ticket, key, weight, capacity, kind, lasts, mode, note, n)
+    ORDER BY a.key, a.n
+  LOOP
+    IF v_asked.op IN ('c', 'w') THEN
+      v_answer := fencepost.claim_one(v_asked.session, v_asked.ticket, v_asked.key, v_asked.op = 'w', v_asked.weight,
+        v_asked.capacity, v_asked.kind::"char", v_asked.lasts, v_asked.mode, v_asked.note);
+    ELSE
+      v_answer := fencepost.release_one(v_asked.session, v_asked.ticket, v_asked.key, v_asked.op = 'u');
+    END IF;
+    v_is_grant := v_is_grant OR v_answer.is_grant;
+    nr := v_asked.n; outcome := v_answer.outcome; number := v_answer.number; recheck := v_answer.recheck;
+    blocker := v_answer.blocker; blocked_for := v_answer.blocked_for; blocked_by := v_answer.blocked_by;
+    expired := v_answer.expired;
+    RETURN NEXT;
+  END LOOP;
+  IF NOT v_is_grant THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
+END $$;
