@@ -28,6 +28,7 @@ pub(crate) struct Ask {
     kind: &'static str,
     lasts: i64,
     mode: String,
+    /// In bytes on the way: not each database has all characters, and none has a NUL.
     note: String,
 }
 
@@ -79,6 +80,26 @@ impl Ask {
         })
     }
 
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// What `apply_one` takes.
+    pub(crate) fn argument(&self) -> Result<PgArguments, sqlx::error::BoxDynError> {
+        let mut arguments = PgArguments::default();
+        arguments.add(self.op)?;
+        arguments.add(bytes(self.session))?;
+        arguments.add(self.ticket)?;
+        arguments.add(self.key.as_slice())?;
+        arguments.add(self.weight)?;
+        arguments.add(self.capacity)?;
+        arguments.add(self.kind)?;
+        arguments.add(self.lasts)?;
+        arguments.add(self.mode.as_str())?;
+        arguments.add(self.note.as_bytes())?;
+        Ok(arguments)
+    }
+
     /// What `apply` takes, for several at once.
     pub(crate) fn arguments(asks: &[&Ask]) -> Result<PgArguments, sqlx::error::BoxDynError> {
         let mut arguments = PgArguments::default();
@@ -91,7 +112,7 @@ impl Ask {
         arguments.add(asks.iter().map(|ask| ask.kind).collect::<Vec<_>>())?;
         arguments.add(asks.iter().map(|ask| ask.lasts).collect::<Vec<_>>())?;
         arguments.add(asks.iter().map(|ask| ask.mode.as_str()).collect::<Vec<_>>())?;
-        arguments.add(asks.iter().map(|ask| ask.note.as_str()).collect::<Vec<_>>())?;
+        arguments.add(asks.iter().map(|ask| ask.note.as_bytes()).collect::<Vec<_>>())?;
         Ok(arguments)
     }
 }
@@ -127,6 +148,19 @@ impl Answer {
         let (place, answer) = read().map_err(failed)?;
         let place = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
         Ok((place.ok_or_else(|| unexpected("claims and releases"))?, answer))
+    }
+
+    /// To a claim that did not wait, where somebody else was at the key's row all the time.
+    pub(crate) fn busy_with_the_row() -> Answer {
+        Answer {
+            outcome: "busy".to_owned(),
+            number: None,
+            recheck: None,
+            blocker: None,
+            blocked_for: None,
+            blocked_by: None,
+            expired: Vec::new(),
+        }
     }
 
     /// Whether it is to be asked again, once sessions have been ended.

@@ -1,9 +1,11 @@
 //! [`Dial`]: where servers are, and how a connection to one of them is made.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lock_core::{Effect, Error, Result, SystemClock, within};
+use lock_core::{BootTime, Clock, Effect, Error, Result, SystemClock, telemetry, within};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
 use sqlx::{Connection, Row};
 
@@ -11,12 +13,26 @@ use crate::failure::failed_at_first;
 use crate::options::PostgresOptions;
 use crate::schema::Schema;
 
+/// How many connections are remembered that were given up and may still be at work on the server.
+const ABANDONED: usize = 16;
+
 /// Where servers are. The first that takes writes is used.
 pub(crate) struct Dial {
     /// One at least.
     hosts: Vec<PgConnectOptions>,
+    /// Which of them the statements go to: news come from there.
+    at: AtomicUsize,
+    abandoned: Mutex<Vec<Process>>,
     options: PostgresOptions,
     pub(crate) schema: Schema,
+}
+
+/// What the server has behind a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    id: i32,
+    /// Numbers are given anew.
+    started: Option<String>,
 }
 
 impl Dial {
@@ -25,7 +41,7 @@ impl Dial {
             return Err(Error::invalid("there is no host: name one server of Postgres at least"));
         }
         let schema = Schema::new(&options.schema)?;
-        Ok(Dial { hosts, options, schema })
+        Ok(Dial { hosts, at: AtomicUsize::new(0), abandoned: Mutex::default(), options, schema })
     }
 
     pub(crate) fn idle_after(&self) -> Duration {
@@ -43,74 +59,83 @@ impl Dial {
         format!("postgres://{}/{database}", hosts.join(","))
     }
 
-    /// A connection for statements, to a server that takes writes and has the schema.
-    pub(crate) async fn line(&self) -> Result<PgConnection> {
-        let mut refusal = None;
-        for host in &self.hosts {
-            match self.within_its_share(self.line_to(host)).await {
-                Ok(line) => return Ok(line),
-                // One that is there and refuses says more than one that is not.
-                Err(error) if refusal.as_ref().is_none_or(Error::is_retryable) => {
-                    refusal = Some(error.at(format!("postgres://{}", place(host))));
+    /// Which of the hosts the statements go to.
+    pub(crate) fn at(&self) -> usize {
+        self.at.load(Ordering::Relaxed)
+    }
+
+    /// A connection for statements, to the first server that takes writes and has the schema.
+    pub(crate) async fn line(&self) -> Result<(PgConnection, Process)> {
+        let mut search = self.search();
+        for (number, host) in self.hosts.iter().enumerate() {
+            match search.within_its_share(self.line_to(host)).await {
+                Ok(line) => {
+                    self.at.store(number, Ordering::Relaxed);
+                    return Ok(line);
                 }
-                Err(_) => {}
+                Err(error) => search.refused(host, error),
             }
         }
-        Err(refusal.unwrap_or_else(|| Error::unavailable("there is no host")))
+        Err(search.refusal())
     }
 
-    async fn line_to(&self, host: &PgConnectOptions) -> Result<PgConnection> {
+    async fn line_to(&self, host: &PgConnectOptions) -> Result<(PgConnection, Process)> {
         let mut connection = PgConnection::connect_with(host).await.map_err(failed_at_first)?;
-        takes_writes(&mut connection).await?;
+        let process = takes_writes(&mut connection).await?;
         sees_what_is_committed(&mut connection).await?;
+        self.end_abandoned(&mut connection).await;
         self.schema.is_there(&mut connection, self.options.migrate).await?;
-        Ok(connection)
+        Ok((connection, process))
     }
 
-    /// A connection for what comes on a channel, to a server that takes writes. It does not reconnect by itself.
-    pub(crate) async fn listener(&self, channel: &str) -> Result<PgListener> {
-        let mut refusal = None;
-        for host in &self.hosts {
-            match self.within_its_share(self.listener_to(host, channel)).await {
-                Ok(listener) => return Ok(listener),
-                Err(error) => drop(refusal.get_or_insert(error.at(format!("postgres://{}", place(host))))),
+    /// The connection was given up, and perhaps the server goes on: with a statement that waits for a standby's word, say.
+    pub(crate) fn abandon(&self, process: Process) {
+        let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
+        abandoned.push(process);
+        if abandoned.len() > ABANDONED {
+            abandoned.remove(0);
+        }
+    }
+
+    /// So that they do not pile up there. Only what is at work with our schema: a pooler may have given the process to somebody else.
+    async fn end_abandoned(&self, connection: &mut PgConnection) {
+        const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2 \
+                           AND usename = current_user AND state = 'active' AND position($3 IN query) > 0";
+        let abandoned = std::mem::take(&mut *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner));
+        for Process { id, started } in abandoned {
+            let statement =
+                sqlx::query(END).bind(id).bind(started).bind(self.schema.beginning()).persistent(false);
+            if let Err(error) = statement.execute(&mut *connection).await {
+                tracing::debug!(target: telemetry::TARGET, %error, "a connection that was given up may still be at work");
             }
         }
-        Err(refusal.unwrap_or_else(|| Error::unavailable("there is no host")))
     }
 
-    async fn listener_to(&self, host: &PgConnectOptions, channel: &str) -> Result<PgListener> {
-        // The driver's listener wants a pool to come from.
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            // Before whoever waits for it gives up without having heard why.
-            .acquire_timeout(self.share() * 19 / 20)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .test_before_acquire(false)
-            .connect_with(host.clone())
-            .await
-            .map_err(failed_at_first)?;
-        let mut listener = PgListener::connect_with(&pool).await.map_err(failed_at_first)?;
-        listener.ignore_pool_close_event(true);
-        listener.eager_reconnect(false);
-        takes_writes(&mut listener).await?;
-        listener.listen(channel).await.map_err(failed_at_first)?;
-        Ok(listener)
+    /// A connection for what comes on a channel, to the server that the statements go to, and the number of the host. It does not
+    /// reconnect by itself.
+    pub(crate) async fn listener(&self, channel: &str) -> Result<(PgListener, usize)> {
+        let mut search = self.search();
+        let first = self.at();
+        let others = (0..self.hosts.len()).filter(|number| *number != first);
+        for number in std::iter::once(first).chain(others) {
+            let Some(host) = self.hosts.get(number) else { continue };
+            let limit = search.share();
+            match search.within_its_share(listener_to(host, channel, limit)).await {
+                Ok(listener) => return Ok((listener, number)),
+                Err(error) => search.refused(host, error),
+            }
+        }
+        Err(search.refusal())
     }
 
-    fn share(&self) -> Duration {
-        self.options.connect_timeout / u32::try_from(self.hosts.len()).unwrap_or(u32::MAX).max(1)
-    }
-
-    async fn within_its_share<T>(&self, connecting: impl Future<Output = Result<T>>) -> Result<T> {
-        let limit = self.share();
-        within(&SystemClock::new(), limit, connecting).await.unwrap_or_else(|| {
-            Err(Error::unavailable(format!(
-                "no answer within {limit:?}; is it up, and can it be reached from here?"
-            ))
-            .effect(Effect::NotApplied))
-        })
+    fn search(&self) -> Search {
+        let clock = SystemClock::new();
+        Search {
+            clock,
+            until: clock.boot() + self.options.connect_timeout,
+            left: self.hosts.len(),
+            refusal: None,
+        }
     }
 }
 
@@ -121,17 +146,87 @@ impl fmt::Debug for Dial {
     }
 }
 
-/// A standby is of no use.
-async fn takes_writes(connection: impl sqlx::PgExecutor<'_>) -> Result<()> {
-    let asked = sqlx::query("SELECT pg_is_in_recovery()").persistent(false).fetch_one(connection).await;
-    let is_standby: bool = asked.and_then(|row| row.try_get(0)).map_err(failed_at_first)?;
-    if is_standby {
-        return Err(Error::unavailable(
-            "the server is a standby, and takes no writes: name the primary, or all of them, as in postgres://a,b/database",
-        )
-        .effect(Effect::NotApplied));
+/// One host after the other, until the time is over.
+struct Search {
+    clock: SystemClock,
+    until: BootTime,
+    /// How many were not tried yet.
+    left: usize,
+    refusal: Option<Refusal>,
+}
+
+struct Refusal {
+    error: Error,
+    is_standbys: bool,
+}
+
+impl Search {
+    /// What one that is silent leaves is for those behind it.
+    fn share(&self) -> Duration {
+        self.until.since(self.clock.boot()) / u32::try_from(self.left).unwrap_or(u32::MAX).max(1)
     }
-    Ok(())
+
+    async fn within_its_share<T>(&mut self, connecting: impl Future<Output = Result<T>>) -> Result<T> {
+        let limit = self.share();
+        self.left = self.left.saturating_sub(1);
+        within(&self.clock, limit, connecting).await.unwrap_or_else(|| {
+            Err(Error::unavailable(format!(
+                "no answer within {limit:?}; is it up, and can it be reached from here?"
+            ))
+            .effect(Effect::NotApplied))
+        })
+    }
+
+    /// One that is there and refuses says more than one that is not, and a primary more than a standby.
+    fn refused(&mut self, host: &PgConnectOptions, error: Error) {
+        let is_standbys = error.to_string().contains(STANDBY);
+        let says_more = self.refusal.as_ref().is_none_or(|before| {
+            before.is_standbys && !is_standbys || before.error.is_retryable() && !error.is_retryable()
+        });
+        if says_more {
+            self.refusal =
+                Some(Refusal { error: error.at(format!("postgres://{}", place(host))), is_standbys });
+        }
+    }
+
+    fn refusal(self) -> Error {
+        self.refusal.map_or_else(|| Error::unavailable("there is no host"), |refusal| refusal.error)
+    }
+}
+
+async fn listener_to(host: &PgConnectOptions, channel: &str, limit: Duration) -> Result<PgListener> {
+    // The driver's listener wants a pool to come from.
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        // Before whoever waits for it gives up without having heard why.
+        .acquire_timeout(limit * 19 / 20)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_with(host.clone())
+        .await
+        .map_err(failed_at_first)?;
+    let mut listener = PgListener::connect_with(&pool).await.map_err(failed_at_first)?;
+    listener.ignore_pool_close_event(true);
+    listener.eager_reconnect(false);
+    takes_writes(&mut listener).await?;
+    listener.listen(channel).await.map_err(failed_at_first)?;
+    Ok(listener)
+}
+
+const STANDBY: &str = "the server is a standby, and takes no writes: name the primary, or all of them, as in postgres://a,b/database";
+
+/// A standby is of no use.
+async fn takes_writes(connection: impl sqlx::PgExecutor<'_>) -> Result<Process> {
+    const LOOK: &str = "SELECT pg_is_in_recovery(), pg_backend_pid(), \
+                        (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())";
+    let asked = sqlx::query(LOOK).persistent(false).fetch_one(connection).await;
+    let read = asked.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)));
+    let (is_standby, id, started): (bool, i32, Option<String>) = read.map_err(failed_at_first)?;
+    if is_standby {
+        return Err(Error::unavailable(STANDBY).effect(Effect::NotApplied));
+    }
+    Ok(Process { id, started })
 }
 
 /// The functions lock a row, and then look at what was committed until then. With the role's default another isolation, they would

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(crate) struct Ears {
     channel: String,
     heard: Arc<Heard>,
     task: Mutex<Option<AbortHandle>>,
+    /// Whether there has been a connection: between it and the next one something may be missed.
+    has_heard: Arc<AtomicBool>,
     state: watch::Sender<State>,
     broken: Arc<Notify>,
 }
@@ -52,13 +55,16 @@ enum State {
 
 #[derive(Default)]
 struct Heard {
-    sinks: Mutex<HashMap<SessionId, EventSink>>,
+    /// One session's may be more than one: it was opened again, and nobody knows whether the first is still in use.
+    sinks: Mutex<HashMap<SessionId, Vec<(u64, EventSink)>>>,
+    ears: AtomicU64,
 }
 
 /// One session's ear. It stops listening when it is dropped.
 pub(crate) struct Ear {
     heard: Arc<Heard>,
     session: SessionId,
+    number: u64,
 }
 
 impl Ears {
@@ -68,6 +74,7 @@ impl Ears {
             channel: format!("fencepost_{}", hex(&name.as_u128().to_be_bytes())),
             heard: Arc::default(),
             task: Mutex::default(),
+            has_heard: Arc::default(),
             state: watch::Sender::new(State::Deaf),
             broken: Arc::default(),
         }
@@ -84,8 +91,9 @@ impl Ears {
 
     /// What concerns this session goes into this sink from now on.
     pub(crate) fn listen(&self, session: SessionId, sink: EventSink) -> Ear {
-        self.heard.sinks().insert(session, sink);
-        Ear { heard: self.heard.clone(), session }
+        let number = self.heard.ears.fetch_add(1, Ordering::Relaxed);
+        self.heard.sinks().entry(session).or_default().push((number, sink));
+        Ear { heard: self.heard.clone(), session, number }
     }
 
     /// Waits until the channel is heard, or cannot be. Returns how many echoes have come on it.
@@ -131,6 +139,7 @@ impl Ears {
             dial: self.dial.clone(),
             channel: self.channel.clone(),
             heard: self.heard.clone(),
+            has_heard: self.has_heard.clone(),
             state: self.state.clone(),
             broken: self.broken.clone(),
         };
@@ -149,7 +158,13 @@ impl Drop for Ears {
 
 impl Drop for Ear {
     fn drop(&mut self) {
-        self.heard.sinks().remove(&self.session);
+        let mut sinks = self.heard.sinks();
+        if let Some(ears) = sinks.get_mut(&self.session) {
+            ears.retain(|(number, _)| *number != self.number);
+            if ears.is_empty() {
+                sinks.remove(&self.session);
+            }
+        }
     }
 }
 
@@ -164,6 +179,7 @@ struct Serving {
     dial: Arc<Dial>,
     channel: String,
     heard: Arc<Heard>,
+    has_heard: Arc<AtomicBool>,
     state: watch::Sender<State>,
     broken: Arc<Notify>,
 }
@@ -172,17 +188,16 @@ impl Serving {
     /// Listens for ever. Between two connections something may have been missed: everybody is told once the second one listens.
     async fn run(self) {
         let clock = SystemClock::new();
-        let (mut pause, mut is_first) = (PAUSE.0, true);
+        let mut pause = PAUSE.0;
         loop {
             match self.dial.listener(&self.channel).await {
-                Ok(mut listener) => {
+                Ok((mut listener, at)) => {
                     pause = PAUSE.0;
                     self.state.send_replace(State::Listening { echoes: 0 });
-                    if !is_first {
+                    if self.has_heard.swap(true, Ordering::Relaxed) {
                         self.heard.tell_all(&Event::Gap);
                     }
-                    is_first = false;
-                    let error = self.attend(&mut listener, &clock).await;
+                    let error = self.attend(&mut listener, at, &clock).await;
                     tracing::debug!(target: telemetry::TARGET, %error, "the connection for news has ended");
                     self.state.send_replace(State::Deaf);
                     self.broken.notify_one();
@@ -198,9 +213,13 @@ impl Serving {
     }
 
     /// Why the connection is of no more use.
-    async fn attend(&self, listener: &mut PgListener, clock: &SystemClock) -> Error {
+    async fn attend(&self, listener: &mut PgListener, at: usize, clock: &SystemClock) -> Error {
         loop {
-            match within(clock, PULSE.0, listener.try_recv()).await {
+            let news = within(clock, PULSE.0, listener.try_recv()).await;
+            if self.dial.at() != at {
+                return Error::unavailable("the statements go to another server");
+            }
+            match news {
                 Some(Ok(Some(news))) if news.payload() == ECHO => self.state.send_modify(|state| {
                     if let State::Listening { echoes } = state {
                         *echoes += 1;
@@ -223,10 +242,8 @@ impl Heard {
     fn tell(&self, dial: &Dial, payload: &str) {
         match read(dial, payload) {
             Some((session, event)) => {
-                let sink = self.sinks().get(&session).cloned();
-                if let Some(sink) = sink {
-                    sink.send(event);
-                }
+                let ears = self.sinks().get(&session).cloned().unwrap_or_default();
+                ears.iter().for_each(|(_, sink)| sink.send(event.clone()));
             }
             // Everybody in the database may send there.
             None => tracing::debug!(target: telemetry::TARGET, payload, "these are no news of a lock"),
@@ -234,11 +251,11 @@ impl Heard {
     }
 
     fn tell_all(&self, event: &Event) {
-        let sinks: Vec<_> = self.sinks().values().cloned().collect();
-        sinks.iter().for_each(|sink| sink.send(event.clone()));
+        let ears: Vec<_> = self.sinks().values().flatten().cloned().collect();
+        ears.iter().for_each(|(_, sink)| sink.send(event.clone()));
     }
 
-    fn sinks(&self) -> MutexGuard<'_, HashMap<SessionId, EventSink>> {
+    fn sinks(&self) -> MutexGuard<'_, HashMap<SessionId, Vec<(u64, EventSink)>>> {
         self.sinks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -126,6 +126,31 @@ pub(crate) fn ends_the_connection(error: &Driver) -> bool {
     }
 }
 
+/// Whether somebody else was at a row that the statement wanted.
+pub(crate) fn is_locked(error: &Error) -> bool {
+    let driver = error.source().and_then(|source| source.downcast_ref::<Driver>());
+    driver.is_some_and(|driver| trouble(driver) == Trouble::Locked)
+}
+
+/// Whose trouble it is that the server has refused a statement with several claims and releases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// One's of them: others may get through without it.
+    Ones,
+    /// One's of them, whose row somebody else is at.
+    Locked,
+    Everybody,
+}
+
+pub(crate) fn trouble(error: &Driver) -> Trouble {
+    match code(error).as_deref() {
+        Some("55P03") => Trouble::Locked,
+        // Values, constraints, and a row at which others are.
+        Some(code) if ["22", "23", "40"].iter().any(|class| code.starts_with(class)) => Trouble::Ones,
+        _ => Trouble::Everybody,
+    }
+}
+
 /// The code by which the server says what is wrong.
 pub(crate) fn code(error: &Driver) -> Option<String> {
     error.as_database_error()?.code().map(std::borrow::Cow::into_owned)

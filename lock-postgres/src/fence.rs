@@ -1,8 +1,8 @@
 //! [`fence`]: a transaction that commits only while a hold stands.
 
 use lock_core::{Error, LockGuard, Reason, Result};
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
 
 use crate::failure::{code, failed};
 use crate::session::Fenced;
@@ -26,13 +26,20 @@ use crate::session::Fenced;
 ///
 /// # Errors
 /// [`SessionLost`](lock_core::ErrorKind::SessionLost) where the hold does not stand any more, and nothing must be written on its behalf;
-/// [`WrongBackend`](lock_core::ErrorKind::WrongBackend) for a guard of another store; what the server says otherwise. After an error the
+/// [`WrongBackend`](lock_core::ErrorKind::WrongBackend) for a guard of another store; [`InvalidInput`](lock_core::ErrorKind::InvalidInput)
+/// outside a transaction; what the server says otherwise. After an error the
 /// transaction can only be rolled back.
 ///
 /// # Cancel Safety
 /// A fence whose future was dropped may stand or not: roll the transaction back.
 pub async fn fence(transaction: &mut PgConnection, guard: &dyn LockGuard) -> Result<()> {
     let Fenced { statement, key, token } = guard.grant().proof()?;
+    if !transaction.is_in_transaction() {
+        return Err(Error::invalid(
+            "the connection is in no transaction: a fence there would be over with its own statement. Begin one, fence, write, commit",
+        )
+        .on(guard.key()));
+    }
     let token = i64::try_from(token.get()).unwrap_or(i64::MAX);
     let fenced =
         sqlx::query(AssertSqlSafe(statement.clone())).bind(key).bind(token).execute(transaction).await;

@@ -13,32 +13,52 @@ const WITHDRAWN: usize = 4096;
 /// behind a release that is sent there later: only on another one can it, and only there has the server to remember the release.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    /// By key; with the lines on which a copy was sent that was not answered.
-    claims: HashMap<Vec<u8>, HashMap<Ticket, Vec<u64>>>,
+    /// By key; with the lines on which a copy was sent that was not answered, and the latest of these.
+    claims: HashMap<Vec<u8>, HashMap<Ticket, Vec<Copy>>>,
+    copies: u64,
     withdrawn: HashSet<Ticket>,
     /// The same, the oldest first.
     in_order: VecDeque<Ticket>,
 }
 
+/// A claim as it was sent once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Copy {
+    line: u64,
+    number: u64,
+    /// No other was under way on its line.
+    is_first: bool,
+}
+
 impl Known {
-    pub(crate) fn sends(&mut self, key: &[u8], ticket: Ticket, line: u64) {
-        let lines = self.claims.entry(key.to_vec()).or_default().entry(ticket).or_default();
-        if !lines.contains(&line) {
-            lines.push(line);
+    pub(crate) fn sends(&mut self, key: &[u8], ticket: Ticket, line: u64) -> Copy {
+        self.copies += 1;
+        let copies = self.claims.entry(key.to_vec()).or_default().entry(ticket).or_default();
+        let before = copies.len();
+        copies.retain(|copy| copy.line != line);
+        let copy = Copy { line, number: self.copies, is_first: copies.len() == before };
+        copies.push(copy);
+        copy
+    }
+
+    /// The server has dealt with this copy, and so it has with all before it on its line; not with those behind it.
+    pub(crate) fn hears(&mut self, key: &[u8], ticket: Ticket, copy: Copy) {
+        if let Some(copies) = self.claims.get_mut(key).and_then(|claims| claims.get_mut(&ticket)) {
+            copies.retain(|other| *other != copy);
         }
     }
 
-    /// The latest copy was answered, and so were all before it on its line.
-    pub(crate) fn hears(&mut self, key: &[u8], ticket: Ticket) {
-        if let Some(lines) = self.claims.get_mut(key).and_then(|claims| claims.get_mut(&ticket)) {
-            lines.pop();
+    /// It was not sent after all, which says nothing of those before it.
+    pub(crate) fn never_sent(&mut self, key: &[u8], ticket: Ticket, copy: Copy) {
+        if copy.is_first {
+            self.hears(key, ticket, copy);
         }
     }
 
     /// Whether a copy may be on its way on another line than this one. Of a claim that is not known nobody knows.
     pub(crate) fn is_elsewhere(&self, key: &[u8], ticket: Ticket, line: u64) -> bool {
-        let lines = self.claims.get(key).and_then(|claims| claims.get(&ticket));
-        lines.is_none_or(|lines| lines.iter().any(|other| *other != line))
+        let copies = self.claims.get(key).and_then(|claims| claims.get(&ticket));
+        copies.is_none_or(|copies| copies.iter().any(|copy| copy.line != line))
     }
 
     pub(crate) fn gone(&mut self, key: &[u8], ticket: Ticket) {
@@ -81,14 +101,36 @@ mod tests {
         known.sends(key, ticket, 0);
         assert!(!known.is_elsewhere(key, ticket, 0), "it comes before the release");
         assert!(known.is_elsewhere(key, ticket, 1));
-        known.sends(key, ticket, 1);
-        known.hears(key, ticket);
+        let second = known.sends(key, ticket, 1);
+        known.hears(key, ticket, second);
         assert!(known.is_elsewhere(key, ticket, 1), "the first was never answered");
         known.gone(key, ticket);
-        known.sends(key, ticket, 1);
-        known.hears(key, ticket);
+        let third = known.sends(key, ticket, 1);
+        known.hears(key, ticket, third);
         assert!(!known.is_elsewhere(key, ticket, 2), "it was answered");
         assert_eq!(known.keys(), [key]);
+    }
+
+    #[test]
+    fn an_answer_to_one_copy_is_none_to_a_later_one() {
+        let (mut known, key, ticket) = (Known::default(), b"k", Ticket(1));
+        let (first, second) = (known.sends(key, ticket, 0), known.sends(key, ticket, 0));
+        known.hears(key, ticket, first);
+        assert!(known.is_elsewhere(key, ticket, 1), "the second is still under way");
+        known.hears(key, ticket, second);
+        assert!(!known.is_elsewhere(key, ticket, 1));
+    }
+
+    #[test]
+    fn a_copy_that_was_never_sent_answers_for_no_other() {
+        let (mut known, key, ticket) = (Known::default(), b"k", Ticket(1));
+        let copy = known.sends(key, ticket, 0);
+        known.never_sent(key, ticket, copy);
+        assert!(!known.is_elsewhere(key, ticket, 1));
+        known.sends(key, ticket, 1);
+        let copy = known.sends(key, ticket, 1);
+        known.never_sent(key, ticket, copy);
+        assert!(known.is_elsewhere(key, ticket, 2), "the one before it may be on its way");
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod names;
 mod options;
 mod probe;
 mod schema;
+mod serve;
 mod session;
 mod sight;
 mod store;

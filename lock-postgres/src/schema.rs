@@ -44,6 +44,7 @@ const TRIES: usize = 10;
 pub(crate) struct Schema {
     name: Arc<str>,
     pub(crate) apply: Arc<str>,
+    pub(crate) apply_one: Arc<str>,
     pub(crate) open: Arc<str>,
     pub(crate) renew: Arc<str>,
     pub(crate) lives: Arc<str>,
@@ -77,6 +78,10 @@ impl Schema {
         Ok(Schema {
             name: Arc::from(name),
             apply: call("SELECT * FROM fencepost.apply($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"),
+            apply_one: call(
+                "SELECT 1::bigint, outcome, number, recheck, blocker, blocked_for, blocked_by, expired \
+                 FROM fencepost.apply_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            ),
             open: call("SELECT fencepost.open($1, $2, $3, $4)"),
             renew: call("SELECT standing, number FROM fencepost.renew($1, $2, $3, $4, $5)"),
             lives: call("SELECT fencepost.lives($1)"),
@@ -96,15 +101,29 @@ impl Schema {
 
     /// All that makes it, to be run in one transaction.
     pub(crate) fn statements(&self) -> String {
-        MIGRATIONS.iter().map(|migration| self.in_its_words(migration)).collect::<Vec<_>>().join("\n")
+        let migrations = MIGRATIONS.iter().map(|migration| self.in_its_words(migration));
+        std::iter::once(self.creation()).chain(migrations).collect::<Vec<_>>().join("\n")
+    }
+
+    /// How whatever is in it begins.
+    pub(crate) fn beginning(&self) -> String {
+        format!("{}.", quoted(&self.name))
+    }
+
+    fn creation(&self) -> String {
+        format!("CREATE SCHEMA {};\n", quoted(&self.name))
     }
 
     /// Makes sure that the database has this version, or a later one.
     ///
     /// # Errors
-    /// [`Misconfigured`](ErrorKind::Misconfigured) where it is missing and is not to be made, and where it is of an earlier version.
+    /// [`Misconfigured`](ErrorKind::Misconfigured) where it is missing and is not to be made, and where it is of an earlier version;
+    /// [`Denied`](ErrorKind::Denied) where it may be anybody's work, and it was not said that it is to be trusted.
     pub(crate) async fn is_there(&self, connection: &mut PgConnection, migrate: bool) -> Result<()> {
         for _ in 0..TRIES {
+            if migrate {
+                self.is_trusted(connection).await?;
+            }
             let found = match self.version(connection).await? {
                 Some(version) if version >= VERSION => return Ok(()),
                 found => found,
@@ -137,6 +156,37 @@ impl Schema {
         }
     }
 
+    /// Whoever owns the schema, or may create something in it, decides what its functions do, and with whose rights.
+    async fn is_trusted(&self, connection: &mut PgConnection) -> Result<()> {
+        const LOOK: &str = "SELECT n.nspowner::regrole::text, \
+              n.nspowner = me.oid OR o.rolsuper OR n.nspowner = d.datdba \
+                OR (NOT me.rolsuper AND pg_has_role(n.nspowner, 'MEMBER')), \
+              (SELECT string_agg(CASE a.grantee WHEN 0 THEN 'everybody' ELSE a.grantee::regrole::text END, ', ') \
+               FROM aclexplode(n.nspacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee \
+               WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND r.rolsuper IS NOT TRUE) \
+            FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner JOIN pg_database d ON d.datname = current_database() \
+              JOIN pg_roles me ON me.rolname = current_user \
+            WHERE n.nspname = $1";
+        let look = sqlx::query(LOOK).bind(&*self.name).persistent(false).fetch_optional(connection).await;
+        let Some(row) = look.map_err(failed_at_first)? else { return Ok(()) };
+        let read = || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+        let (owner, is_ours, creators): (String, bool, Option<String>) = read().map_err(failed_at_first)?;
+        let whose = match creators {
+            _ if !is_ours => format!("belongs to {owner}"),
+            Some(creators) => format!("is one in which {creators} may create functions"),
+            None => return Ok(()),
+        };
+        Err(Error::new(
+            ErrorKind::Denied,
+            format!(
+                "the schema {} {whose}, who could have it do anything with the rights of this role: if that is as it should be, say \
+                 migrate=never",
+                self.name
+            ),
+        )
+        .effect(Effect::NotApplied))
+    }
+
     /// In one transaction. Whoever comes second finds what the first has made: a table that is locked meanwhile, or names that are
     /// taken, which is an error and no wait for as long as nothing is there to be locked.
     async fn migrate(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -147,7 +197,17 @@ impl Schema {
             .fetch_one(&mut *transaction)
             .await?;
         let mut done = 0;
-        if known {
+        if !known {
+            let exists: bool = sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL")
+                .bind(quoted(&self.name))
+                .persistent(false)
+                .fetch_one(&mut *transaction)
+                .await?;
+            // One that was made for this role beforehand: it may have no right to make any.
+            if !exists {
+                transaction.execute(sqlx::raw_sql(AssertSqlSafe(self.creation()))).await?;
+            }
+        } else {
             let table = format!("{}.migration", quoted(&self.name));
             transaction
                 .execute(sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLE {table} IN EXCLUSIVE MODE"))))
@@ -167,7 +227,6 @@ impl Schema {
     fn in_its_words(&self, text: &str) -> String {
         let name = quoted(&self.name);
         text.replace(NAME, &format!("{name}."))
-            .replace("SCHEMA IF NOT EXISTS fencepost", &format!("SCHEMA IF NOT EXISTS {name}"))
             .replace("IN SCHEMA fencepost", &format!("IN SCHEMA {name}"))
             .replace("'fencepost'", &format!("'{}'", self.name))
     }

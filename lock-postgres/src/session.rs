@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use lock_core::table::Outcome;
 use lock_core::{
     Certainty, Claim, ClaimRef, Claimed, Effect, Error, EventSink, FencingToken, Proof, Reason, Released,
-    Renewal, Result, Session, SessionId, SessionOptions, Standing, Term,
+    Renewal, Result, Session, SessionId, SessionOptions, Standing, Term, Ticket,
 };
 use sqlx::Row;
 
@@ -17,11 +17,12 @@ use crate::dial::Dial;
 use crate::ears::Ear;
 use crate::failure::{failed, unexpected};
 use crate::known::Known;
-use crate::line::{Line, query};
+use crate::line::{Fate, Line, Unanswered, query};
 use crate::names::name;
 use crate::store::Store;
 
-/// How often a claim is sent again because sessions were in the way that had expired.
+/// How often a claim or a release is sent again because sessions were in the way that had expired, or somebody was at the key's row:
+/// for that each of them has waited a tenth of a second.
 const TRIES: usize = 20;
 
 /// How many keys one statement of a closing session looks at: others wait for them meanwhile.
@@ -33,6 +34,13 @@ pub(crate) struct PostgresSession {
     ttl: Duration,
     known: Mutex<Known>,
     _ear: Ear,
+}
+
+/// What is asked, as often as it takes.
+#[derive(Clone, Copy)]
+enum Wish<'a> {
+    Claim(&'a Claim),
+    Release { ticket: Ticket, uncertain: bool },
 }
 
 /// By which a transaction can be fenced.
@@ -69,19 +77,66 @@ impl PostgresSession {
         Ok(PostgresSession { store: store.clone(), id, ttl, known: Mutex::default(), _ear: ear })
     }
 
-    /// Asks until no session is in the way that has expired: each of these is ended first, in a step of its own.
-    async fn asked(&self, mut ask: impl FnMut(&Line) -> Result<Ask>) -> Result<Answer> {
+    /// Asks until nothing is in the way. Of sessions that have expired each is ended first, in a step of its own.
+    async fn asked(&self, wish: Wish<'_>, key: &[u8]) -> Result<Answer, Unanswered> {
+        let mut locked = None;
         for _ in 0..TRIES {
-            let line = self.store.line()?;
-            let ask = ask(&line)?;
-            let answer = self.store.ask(&line, ask).await?;
-            if !answer.is_put_off() {
-                return Ok(answer);
+            let line = self.store.line().map_err(Unanswered::before_it_was_sent)?;
+            let answer = match wish {
+                Wish::Claim(claim) => self.send_claim(&line, claim, key).await,
+                Wish::Release { ticket, uncertain } => self.send_release(&line, ticket, uncertain, key).await,
+            };
+            match answer.map_err(Unanswered::before_it_was_sent)? {
+                Ok(answer) if !answer.is_put_off() => return Ok(answer),
+                Ok(answer) => {
+                    self.store.end(answer.expired).await.map_err(Unanswered::before_it_was_sent)?;
+                }
+                Err(unanswered) if unanswered.fate == Fate::Locked => locked = Some(unanswered),
+                Err(unanswered) => return Err(unanswered),
             }
-            self.store.end(answer.expired).await?;
         }
-        Err(Error::unavailable("sessions in the way expire and are renewed, again and again; it passes")
-            .effect(Effect::NotApplied))
+        Err(locked.unwrap_or_else(|| {
+            let error =
+                Error::unavailable("sessions in the way expire and are renewed, again and again; it passes");
+            Unanswered::before_it_was_sent(error.effect(Effect::NotApplied))
+        }))
+    }
+
+    /// One copy of a claim, unless it has been withdrawn.
+    async fn send_claim(&self, line: &Line, claim: &Claim, key: &[u8]) -> Result<Result<Answer, Unanswered>> {
+        let ask = Ask::claim(self.id, claim, key.to_vec())?;
+        let copy = {
+            let mut known = self.known();
+            // In one step with what follows: a release that comes later knows of this copy.
+            if known.is_withdrawn(claim.ticket) {
+                None
+            } else {
+                Some(known.sends(key, claim.ticket, line.number))
+            }
+        };
+        let Some(copy) = copy else {
+            let over = if self.lives().await? { Outcome::Withdrawn } else { Outcome::SessionEnded };
+            return Err(refused(over));
+        };
+        let answer = self.store.ask(line, ask).await;
+        match answer.as_ref().map_err(|unanswered| unanswered.fate) {
+            Ok(_) | Err(Fate::Refused | Fate::Locked) => self.known().hears(key, claim.ticket, copy),
+            Err(Fate::NeverSent) => self.known().never_sent(key, claim.ticket, copy),
+            Err(Fate::Sent) => {}
+        }
+        Ok(answer)
+    }
+
+    async fn send_release(
+        &self,
+        line: &Line,
+        ticket: Ticket,
+        uncertain: bool,
+        key: &[u8],
+    ) -> Result<Result<Answer, Unanswered>> {
+        let is_elsewhere = uncertain && self.known().is_elsewhere(key, ticket, line.number);
+        let ask = Ask::release(self.id, ticket, key.to_vec(), is_elsewhere)?;
+        Ok(self.store.ask(line, ask).await)
     }
 
     async fn lives(&self) -> Result<bool> {
@@ -114,7 +169,7 @@ impl Session for PostgresSession {
             return Err(unexpected("a renewal"));
         }
         let mut standings = Vec::with_capacity(rows.len());
-        for (row, key) in rows.iter().zip(keys) {
+        for ((row, key), claim) in rows.iter().zip(keys).zip(known) {
             let standing: String = row.try_get(0).map_err(failed)?;
             let number: Option<i64> = row.try_get(1).map_err(failed)?;
             standings.push(match (standing.as_str(), number) {
@@ -126,7 +181,10 @@ impl Session for PostgresSession {
                     Err(_) => Standing::Unknown,
                 },
                 ("w", micros) => Standing::Waits { recheck_in: micros.map(recheck) },
-                ("g", _) => Standing::Gone,
+                ("g", _) => {
+                    self.known().gone(&key, claim.ticket);
+                    Standing::Gone
+                }
                 _ => return Err(unexpected("a renewal")),
             });
         }
@@ -135,21 +193,10 @@ impl Session for PostgresSession {
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         let key = name(&claim.key);
-        if self.known().is_withdrawn(claim.ticket) {
-            let over = if self.lives().await? { Outcome::Withdrawn } else { Outcome::SessionEnded };
-            return Err(refused(over));
-        }
-        let answer = self
-            .asked(|line| {
-                let ask = Ask::claim(self.id, claim, key.clone())?;
-                self.known().sends(&key, claim.ticket, line.number);
-                Ok(ask)
-            })
-            .await;
-        if answer.as_ref().err().is_none_or(|error| error.took_effect() == Effect::NotApplied) {
-            self.known().hears(&key, claim.ticket);
-        }
-        let answer = answer?;
+        let answer = match self.asked(Wish::Claim(claim), &key).await {
+            Err(unanswered) if unanswered.fate == Fate::Locked && !claim.wait => Answer::busy_with_the_row(),
+            answer => answer.map_err(|unanswered| unanswered.error)?,
+        };
         let proof =
             answer.token()?.map_or(Proof::NONE, |token| Fenced::proof(&self.store.dial, key.clone(), token));
         let claimed = answer.claimed(proof);
@@ -158,8 +205,8 @@ impl Session for PostgresSession {
             Ok(Claimed::Granted { .. }) if matches!(claim.term, Term::Fixed(_)) => {
                 self.known().gone(&key, claim.ticket);
             }
-            Ok(Claimed::Busy(_)) => self.known().gone(&key, claim.ticket),
-            _ => {}
+            Ok(Claimed::Busy(_)) | Err(_) => self.known().gone(&key, claim.ticket),
+            Ok(_) => {}
         }
         claimed
     }
@@ -170,12 +217,8 @@ impl Session for PostgresSession {
         if uncertain {
             self.known().withdraw(claim.ticket);
         }
-        let answer = self
-            .asked(|line| {
-                let is_elsewhere = uncertain && self.known().is_elsewhere(&key, claim.ticket, line.number);
-                Ask::release(self.id, claim.ticket, key.clone(), is_elsewhere)
-            })
-            .await?;
+        let wish = Wish::Release { ticket: claim.ticket, uncertain };
+        let answer = self.asked(wish, &key).await.map_err(|unanswered| unanswered.error)?;
         let released = answer.released()?;
         self.known().gone(&key, claim.ticket);
         if !answer.expired.is_empty() {

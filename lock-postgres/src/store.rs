@@ -10,8 +10,11 @@ use sqlx::postgres::PgRow;
 use crate::ask::{Answer, Ask};
 use crate::dial::Dial;
 use crate::ears::{ECHO, Ears};
-use crate::failure::POOLER;
-use crate::line::{Line, Query, query};
+use crate::failure::{POOLER, is_locked};
+use crate::line::{Line, Query, Unanswered, query};
+
+/// How often sessions are ended that are found in the way of a key. The next look at all keys finds what is left.
+const TRIES: usize = 20;
 
 /// How to reach the server: a connection for statements, and one for news.
 pub(crate) struct Store {
@@ -50,8 +53,10 @@ impl Store {
     }
 
     /// A claim or a release, on this line.
-    pub(crate) async fn ask(&self, line: &Line, ask: Ask) -> Result<Answer> {
-        line.ask(ask).await.map_err(|error| self.placed(error))
+    pub(crate) async fn ask(&self, line: &Line, ask: Ask) -> Result<Answer, Unanswered> {
+        line.ask(ask)
+            .await
+            .map_err(|unanswered| Unanswered { error: self.placed(unanswered.error), ..unanswered })
     }
 
     pub(crate) async fn query(&self, query: Query) -> Result<Vec<PgRow>> {
@@ -59,21 +64,25 @@ impl Store {
         answer.map_err(|error| self.placed(error))
     }
 
-    /// Ends sessions that have expired, for ever.
+    /// Ends sessions that have expired, for ever; those that somebody is at just now another time.
     pub(crate) async fn end(&self, sessions: Vec<Vec<u8>>) -> Result<()> {
-        self.query(query!(self.dial.schema.end_sessions, sessions)).await.map(drop)
+        match self.query(query!(self.dial.schema.end_sessions, sessions)).await {
+            Err(error) if !is_locked(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Frees what dead sessions hold on these keys, and hands it over.
     pub(crate) async fn settle(&self, keys: &[Vec<u8>]) -> Result<()> {
-        loop {
+        for _ in 0..TRIES {
             let rows = self.query(query!(self.dial.schema.settle, keys)).await?;
             let expired = crate::line::sessions(&rows);
             if expired.is_empty() {
-                return Ok(());
+                break;
             }
             self.end(expired).await?;
         }
+        Ok(())
     }
 
     /// The line in use.

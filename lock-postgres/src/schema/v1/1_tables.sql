@@ -3,18 +3,18 @@
 -- Whoever runs this owns it. Everybody else needs USAGE on the schema and EXECUTE on its functions, and no right to any table:
 -- the functions run with the owner's. Instants are microseconds since 1970, by this server's clock.
 
-CREATE SCHEMA IF NOT EXISTS fencepost;
-
 CREATE TABLE fencepost.migration (
   version integer PRIMARY KEY,
   applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- Invariant: a session lives as long as its row is there. It is made by open() alone, under a name that is never used twice. One
--- that has expired is over for its own client; for the others it is when its row is deleted, which waits for a renewal on its way.
--- So whoever finds it gone may take over, and no late renewal brings it back.
+-- Invariant: a session lives as long as its row is there and says so. It is made by open() alone, under a name that is never used
+-- twice. One that has expired is over for its own client; for the others it is when its row says that it has ended (or is gone), which
+-- waits for a renewal on its way. So whoever finds it ended may take over, and no late renewal brings it back. The row of one that
+-- has ended stays for a while: nor does a late copy of its opening.
 CREATE TABLE fencepost.session (
   id bytea PRIMARY KEY,
+  -- Negative for one that has ended: when.
   expires_at bigint NOT NULL,
   -- Where its news go.
   channel text NOT NULL,
@@ -31,7 +31,7 @@ CREATE TABLE fencepost.withdrawn (
 
 -- Kind: s (with its session, and until then in any case), f (until then) or r (given back or orphaned, and kept until then).
 CREATE TYPE fencepost.holder AS (
-  session bytea, ticket bigint, token bigint, weight bigint, kind "char", until bigint, mode text, note text
+  session bytea, ticket bigint, token bigint, weight bigint, kind "char", until bigint, mode text, note bytea
 );
 
 -- One row for each key: the record of the lock, but for who waits.
@@ -65,7 +65,7 @@ CREATE TABLE fencepost.waiter (
   -- How long it will hold, in microseconds.
   lasts bigint NOT NULL,
   mode text NOT NULL,
-  note text NOT NULL,
+  note bytea NOT NULL,
   PRIMARY KEY (key, place),
   UNIQUE (session, ticket, key)
 );

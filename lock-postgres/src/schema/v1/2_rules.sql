@@ -1,24 +1,17 @@
--- What the rules are made of.
+-- What the rules are made of. In PL/pgSQL, which keeps the plans of what it has run: a function in SQL makes them anew each time.
 
 CREATE FUNCTION fencepost.clock() RETURNS bigint LANGUAGE sql VOLATILE
 AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 
--- The advisory locks of a key: one for those who fence a write, and one for those who remove a holder.
-CREATE FUNCTION fencepost.fences(p_key bytea) RETURNS bigint LANGUAGE sql IMMUTABLE
-AS $$ SELECT hashtextextended(encode(p_key, 'hex'), 7310309943203851) $$;
-CREATE FUNCTION fencepost.removals(p_key bytea) RETURNS bigint LANGUAGE sql IMMUTABLE
-AS $$ SELECT hashtextextended(encode(p_key, 'hex'), 8245085206021476) $$;
-
--- Whether a holder may be removed: no transaction has fenced the key. For whoever has the row locked.
+-- Whether a holder may be removed: no transaction has fenced the key. For whoever has locked the row.
 --
--- Invariant: who fences shares the first lock until his transaction ends, and then waits for all who share the second. Who removes shares
--- the second one until his transaction ends, and then looks whether somebody has the first. So one of the two sees the other; and none of
--- those who remove is in the way of another one.
+-- Invariant: who fences shares the row (FOR KEY SHARE) until his transaction ends; who claims or waits is not in his way (FOR NO KEY
+-- UPDATE). Who removes a holder has the row for himself until he commits: he waits for nobody who fences, and whoever comes to fence
+-- waits for him, and sees what he has done.
 CREATE FUNCTION fencepost.may_remove(p_key bytea) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-  PERFORM pg_advisory_xact_lock_shared(fencepost.removals(p_key));
-  -- It is given back at once: nothing interrupts an expression.
-  RETURN CASE WHEN pg_try_advisory_lock(fencepost.fences(p_key)) THEN pg_advisory_unlock(fencepost.fences(p_key)) ELSE false END;
+  PERFORM FROM fencepost.lock l WHERE l.key = p_key FOR UPDATE SKIP LOCKED;
+  RETURN FOUND;
 END $$;
 
 -- a: alive; x: expired, and not ended yet; d: dead.
@@ -27,61 +20,97 @@ DECLARE
   v_expires bigint;
 BEGIN
   SELECT s.expires_at INTO v_expires FROM fencepost.session s WHERE s.id = p_session;
-  IF NOT FOUND THEN RETURN 'd'; END IF;
+  IF NOT FOUND OR v_expires < 0 THEN RETURN 'd'; END IF;
   IF v_expires <= fencepost.clock() THEN RETURN 'x'; END IF;
   RETURN 'a';
 END $$;
 
-CREATE FUNCTION fencepost.tell(p_session bytea, p_news text) RETURNS void LANGUAGE sql VOLATILE AS $$
-  SELECT pg_notify(s.channel, encode(p_session, 'hex') || ' ' || p_news)
-  FROM fencepost.session s WHERE s.id = p_session
-$$;
+CREATE FUNCTION fencepost.tell(p_session bytea, p_news text) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  PERFORM pg_notify(s.channel, encode(p_session, 'hex') || ' ' || p_news) FROM fencepost.session s WHERE s.id = p_session;
+END $$;
 
-CREATE FUNCTION fencepost.held(p_lock fencepost.lock) RETURNS numeric LANGUAGE sql IMMUTABLE
-AS $$ SELECT coalesce(sum(h.weight), 0) FROM unnest(p_lock.holders) h $$;
+CREATE FUNCTION fencepost.held(p_lock fencepost.lock) RETURNS numeric LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+  v_holder fencepost.holder;
+  v_held numeric := 0;
+BEGIN
+  FOREACH v_holder IN ARRAY p_lock.holders LOOP
+    v_held := v_held + v_holder.weight;
+  END LOOP;
+  RETURN v_held;
+END $$;
 
 -- In how many microseconds a hold ends unless it is renewed.
-CREATE FUNCTION fencepost.ends_in(p_holder fencepost.holder, p_now bigint) RETURNS bigint LANGUAGE sql STABLE AS $$
-  SELECT greatest(0, (p_holder).until - p_now, CASE WHEN (p_holder).kind = 's' THEN (
-    SELECT s.expires_at - p_now FROM fencepost.session s WHERE s.id = (p_holder).session) END)
-$$;
+CREATE FUNCTION fencepost.ends_in(p_holder fencepost.holder, p_now bigint) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  v_expires bigint;
+BEGIN
+  IF p_holder.kind = 's' THEN
+    SELECT s.expires_at INTO v_expires FROM fencepost.session s WHERE s.id = p_holder.session;
+  END IF;
+  RETURN greatest(0, p_holder.until - p_now, v_expires - p_now);
+END $$;
 
 -- When the first of the holders ends; null where nobody holds.
-CREATE FUNCTION fencepost.next_end(p_lock fencepost.lock, p_now bigint) RETURNS bigint LANGUAGE sql STABLE
-AS $$ SELECT min(fencepost.ends_in(h, p_now)) FROM unnest(p_lock.holders) h $$;
+CREATE FUNCTION fencepost.next_end(p_lock fencepost.lock, p_now bigint) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  v_holder fencepost.holder;
+  v_soonest bigint;
+BEGIN
+  FOREACH v_holder IN ARRAY p_lock.holders LOOP
+    v_soonest := least(v_soonest, fencepost.ends_in(v_holder, p_now));
+  END LOOP;
+  RETURN v_soonest;
+END $$;
 
 -- Somebody waits for what they hold, or tried. Not for holds with a fixed end: their engine has forgotten them.
-CREATE FUNCTION fencepost.want_holders(p_lock fencepost.lock) RETURNS void LANGUAGE sql VOLATILE AS $$
-  SELECT fencepost.tell(h.session, 'w ' || h.ticket || ' ' || encode((p_lock).key, 'hex'))
-  FROM unnest(p_lock.holders) h WHERE h.kind = 's'
-$$;
+CREATE FUNCTION fencepost.want_holders(p_lock fencepost.lock) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  v_holder fencepost.holder;
+BEGIN
+  FOREACH v_holder IN ARRAY p_lock.holders LOOP
+    IF v_holder.kind = 's' THEN
+      PERFORM fencepost.tell(v_holder.session, 'w ' || v_holder.ticket || ' ' || encode(p_lock.key, 'hex'));
+    END IF;
+  END LOOP;
+END $$;
 
-CREATE FUNCTION fencepost.next_token(p_lock fencepost.lock, p_now bigint) RETURNS bigint LANGUAGE sql IMMUTABLE
-AS $$ SELECT nullif(least(greatest(p_lock.fence + 1, p_now), 9007199254740992), 9007199254740992) $$;
+-- The token of the next grant; null where there is none left.
+CREATE FUNCTION fencepost.next_token(p_lock fencepost.lock, p_now bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  RETURN nullif(least(greatest(p_lock.fence + 1, p_now), 9007199254740992), 9007199254740992);
+END $$;
 
 -- How a hold begins.
 CREATE FUNCTION fencepost.hold(
-  p_session bytea, p_ticket bigint, p_token bigint, p_weight bigint, p_kind "char", p_lasts bigint, p_mode text, p_note text,
+  p_session bytea, p_ticket bigint, p_token bigint, p_weight bigint, p_kind "char", p_lasts bigint, p_mode text, p_note bytea,
   p_now bigint
-) RETURNS fencepost.holder LANGUAGE sql IMMUTABLE AS $$
-  SELECT ROW(p_session, p_ticket, p_token, p_weight, p_kind,
-    CASE WHEN p_kind = 'f' OR p_lasts > 0 THEN p_now + p_lasts ELSE 0 END, p_mode, p_note)::fencepost.holder
-$$;
+) RETURNS fencepost.holder LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  RETURN ROW(p_session, p_ticket, p_token, p_weight, p_kind,
+    CASE WHEN p_kind = 'f' OR p_lasts > 0 THEN p_now + p_lasts ELSE 0 END, p_mode, p_note)::fencepost.holder;
+END $$;
 
-CREATE FUNCTION fencepost.write(p_lock fencepost.lock, p_now bigint) RETURNS void LANGUAGE sql VOLATILE AS $$
-  UPDATE fencepost.lock SET fence = (p_lock).fence, latest = greatest(latest, p_now), capacity = (p_lock).capacity,
-    waiting = (p_lock).waiting, holders = (p_lock).holders
-  WHERE key = (p_lock).key
-$$;
+CREATE FUNCTION fencepost.write(p_lock fencepost.lock, p_now bigint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  UPDATE fencepost.lock l SET fence = p_lock.fence, latest = greatest(l.latest, p_now), capacity = p_lock.capacity,
+    waiting = p_lock.waiting, holders = p_lock.holders
+  WHERE l.key = p_lock.key;
+END $$;
 
 -- The first of the queue; null where nobody waits.
-CREATE FUNCTION fencepost.head(p_lock fencepost.lock) RETURNS bigint LANGUAGE sql STABLE AS $$
-  SELECT min(w.place) FROM fencepost.waiter w WHERE (p_lock).waiting > 0 AND w.key = (p_lock).key
-$$;
+CREATE FUNCTION fencepost.head(p_lock fencepost.lock) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  IF p_lock.waiting = 0 THEN RETURN NULL; END IF;
+  RETURN (SELECT w.place FROM fencepost.waiter w WHERE w.key = p_lock.key ORDER BY w.place LIMIT 1);
+END $$;
 
 CREATE FUNCTION fencepost.answered(p_outcome text, p_number bigint, p_is_grant boolean) RETURNS fencepost.answer
-LANGUAGE sql IMMUTABLE
-AS $$ SELECT ROW(p_outcome, p_number, NULL, NULL, NULL, NULL, NULL, p_is_grant)::fencepost.answer $$;
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  RETURN ROW(p_outcome, p_number, NULL, NULL, NULL, NULL, NULL, p_is_grant)::fencepost.answer;
+END $$;
 
 -- Who is in the way.
 CREATE FUNCTION fencepost.blocked(
@@ -102,16 +131,28 @@ END $$;
 
 -- What a claim holds already; null where it holds nothing.
 CREATE FUNCTION fencepost.already(p_lock fencepost.lock, p_session bytea, p_ticket bigint, p_now bigint)
-RETURNS fencepost.answer LANGUAGE sql STABLE AS $$
-  SELECT CASE WHEN h.kind = 'r' OR (h.kind = 'f' AND h.until <= p_now) THEN fencepost.answered('withdrawn', NULL, false)
-    ELSE fencepost.answered('granted', h.token, true) END
-  FROM unnest(p_lock.holders) h WHERE h.session = p_session AND h.ticket = p_ticket
-$$;
+RETURNS fencepost.answer LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  v_holder fencepost.holder;
+BEGIN
+  FOREACH v_holder IN ARRAY p_lock.holders LOOP
+    IF v_holder.session = p_session AND v_holder.ticket = p_ticket THEN
+      IF v_holder.kind = 'r' OR (v_holder.kind = 'f' AND v_holder.until <= p_now) THEN
+        RETURN fencepost.answered('withdrawn', NULL, false);
+      END IF;
+      RETURN fencepost.answered('granted', v_holder.token, true);
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END $$;
 
 -- The row of a key that has none, unless somebody else has just made it. Nobody can be waiting there: whoever did before the row was
 -- deleted claims again.
 CREATE FUNCTION fencepost.make(p_key bytea) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-  INSERT INTO fencepost.lock SELECT p_key, h.fence, 0, 1, 0, '{}' FROM fencepost.highest h ON CONFLICT DO NOTHING;
-  IF FOUND THEN DELETE FROM fencepost.waiter w WHERE w.key = p_key; END IF;
+  -- The first of these may wait for whoever is deleting the row. So what he leaves behind is read by the second.
+  INSERT INTO fencepost.lock VALUES (p_key, 0, 0, 1, 0, '{}') ON CONFLICT DO NOTHING;
+  IF NOT FOUND THEN RETURN; END IF;
+  UPDATE fencepost.lock l SET fence = coalesce((SELECT max(h.fence) FROM fencepost.highest h), 0) WHERE l.key = p_key;
+  DELETE FROM fencepost.waiter w WHERE w.key = p_key;
 END $$;

@@ -6,7 +6,7 @@
 -- once the row is locked: a release that withdraws it locks the row as well.
 CREATE FUNCTION fencepost.claim_one(
   p_session bytea, p_ticket bigint, p_key bytea, p_waits boolean, p_weight bigint, p_capacity bigint, p_kind "char",
-  p_lasts bigint, p_mode text, p_note text
+  p_lasts bigint, p_mode text, p_note bytea
 ) RETURNS fencepost.answer LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   v_now bigint := fencepost.clock();

@@ -5,10 +5,19 @@ CREATE FUNCTION fencepost.schema_version() RETURNS integer
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$ SELECT max(version) FROM fencepost.migration $$;
 
+CREATE FUNCTION fencepost.check_channel(p_channel text) RETURNS void LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  -- One that cannot be sent to would be an error of whoever grants something to this session.
+  IF p_channel IS NULL OR p_channel !~ '^fencepost_[0-9a-f]{32}$' THEN
+    RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('a channel is fencepost_ and 32 hexadecimal digits, not %L', p_channel);
+  END IF;
+END $$;
+
 -- Opens a session, or finds the one that an earlier copy of this call made; false for one that is over.
 CREATE FUNCTION fencepost.open(p_session bytea, p_ttl bigint, p_channel text, p_info text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  PERFORM fencepost.check_channel(p_channel);
   INSERT INTO fencepost.session AS s VALUES (p_session, fencepost.clock() + p_ttl, p_channel, p_info)
   ON CONFLICT (id) DO UPDATE SET expires_at = fencepost.clock() + p_ttl, channel = p_channel
   WHERE s.expires_at > fencepost.clock();
@@ -28,6 +37,7 @@ DECLARE
   v_soonest bigint;
   v_first fencepost.waiter;
 BEGIN
+  PERFORM fencepost.check_channel(p_channel);
   UPDATE fencepost.session s SET expires_at = fencepost.clock() + p_ttl, channel = p_channel
   WHERE s.id = p_session AND s.expires_at > fencepost.clock();
   IF NOT FOUND THEN
@@ -67,12 +77,13 @@ AS $$ SELECT fencepost.life(p_session) = 'a' $$;
 -- Ends those of the sessions that have expired, for ever. To be called by itself, and never while a key is locked: whoever renews or
 -- ends one of them may be waited for.
 CREATE FUNCTION fencepost.end_sessions(p_sessions bytea[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
   v_session bytea;
 BEGIN
   FOR v_session IN SELECT DISTINCT a FROM unnest(p_sessions) a ORDER BY a LOOP
-    DELETE FROM fencepost.session s WHERE s.id = v_session AND s.expires_at <= fencepost.clock();
+    UPDATE fencepost.session s SET expires_at = -fencepost.clock()
+    WHERE s.id = v_session AND s.expires_at BETWEEN 0 AND fencepost.clock();
     IF FOUND THEN DELETE FROM fencepost.withdrawn t WHERE t.session = v_session; END IF;
   END LOOP;
 END $$;
@@ -81,6 +92,6 @@ END $$;
 CREATE FUNCTION fencepost.close(p_session bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  DELETE FROM fencepost.session s WHERE s.id = p_session;
+  UPDATE fencepost.session s SET expires_at = -fencepost.clock() WHERE s.id = p_session AND s.expires_at >= 0;
   DELETE FROM fencepost.withdrawn t WHERE t.session = p_session;
 END $$;

@@ -1,9 +1,12 @@
--- Claims and releases, many at once.
+-- Claims and releases.
+--
+-- A statement waits for a row for as long as others commit, and no longer: what else its client has to say waits behind it. Whoever is
+-- refused so (55P03) is asked again.
 
 -- Frees what dead sessions hold, and grants to whoever is next. Returns the sessions that have expired and are in the way, to be ended
 -- before it is called again.
 CREATE FUNCTION fencepost.settle_keys(p_keys bytea[]) RETURNS SETOF bytea
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
   v_key bytea;
   v_lock fencepost.lock;
@@ -23,17 +26,36 @@ BEGIN
   IF NOT v_is_grant THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
 END $$;
 
--- Claims and releases, one answer for each, in their order. Op: c (a claim that does not wait), w (one that waits), r (a release), u (of
+-- A claim or a release. Op: c (a claim that does not wait), w (one that waits), r (a release), u (of
 -- a claim of which a copy may be on its way).
 --
 -- What grants nothing need not survive a crash of the server: a release that is forgotten leaves a hold that nobody owns, and its engine
 -- gives it back as soon as somebody wants it.
+CREATE FUNCTION fencepost.apply_one(
+  p_op text, p_session bytea, p_ticket bigint, p_key bytea, p_weight bigint, p_capacity bigint, p_kind text, p_lasts bigint,
+  p_mode text, p_note bytea
+) RETURNS fencepost.answer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+  v_answer fencepost.answer;
+BEGIN
+  IF p_op IN ('c', 'w') THEN
+    v_answer := fencepost.claim_one(p_session, p_ticket, p_key, p_op = 'w', p_weight, p_capacity, p_kind::"char", p_lasts, p_mode,
+      p_note);
+  ELSE
+    v_answer := fencepost.release_one(p_session, p_ticket, p_key, p_op = 'u');
+  END IF;
+  IF NOT v_answer.is_grant THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
+  RETURN v_answer;
+END $$;
+
+-- Several of them, one answer for each, in their order.
 CREATE FUNCTION fencepost.apply(
   p_ops text[], p_sessions bytea[], p_tickets bigint[], p_keys bytea[], p_weights bigint[], p_capacities bigint[],
-  p_kinds text[], p_lasts bigint[], p_modes text[], p_notes text[]
+  p_kinds text[], p_lasts bigint[], p_modes text[], p_notes bytea[]
 ) RETURNS TABLE (nr bigint, outcome text, number bigint, recheck bigint, blocker bigint, blocked_for bigint, blocked_by text,
   expired bytea[])
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
   v_asked record;
   v_answer fencepost.answer;

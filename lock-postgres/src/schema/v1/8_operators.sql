@@ -3,7 +3,7 @@
 -- Ends the holds of a key, or the one with this token, whoever owns them, and grants to whoever is next. Returns how many it ended;
 -- -1 where a transaction has fenced the key, and nothing was done.
 CREATE FUNCTION fencepost.force_release(p_key bytea, p_token bigint, OUT ended bigint, OUT expired bytea[])
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
   v_lock fencepost.lock;
   v_now bigint;
@@ -37,7 +37,7 @@ END $$;
 
 -- Who holds a key and who waits for it, those first that hold; without those that are dead. Changes nothing.
 CREATE FUNCTION fencepost.inspect(p_key bytea) RETURNS TABLE (
-  fence bigint, capacity bigint, waits boolean, session bytea, ticket bigint, token bigint, mode text, note text, kind "char",
+  fence bigint, capacity bigint, waits boolean, session bytea, ticket bigint, token bigint, mode text, note bytea, kind "char",
   ends_in bigint, info text
 ) LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -48,7 +48,7 @@ BEGIN
   IF NOT FOUND THEN RETURN; END IF;
   v_now := greatest(fencepost.clock(), v_lock.latest);
   -- Always one row, also where nobody holds it.
-  RETURN QUERY SELECT v_lock.fence, v_lock.capacity, NULL::boolean, NULL::bytea, NULL::bigint, NULL::bigint, NULL::text, NULL::text,
+  RETURN QUERY SELECT v_lock.fence, v_lock.capacity, NULL::boolean, NULL::bytea, NULL::bigint, NULL::bigint, NULL::text, NULL::bytea,
     NULL::"char", NULL::bigint, NULL::text;
   RETURN QUERY SELECT v_lock.fence, v_lock.capacity, false, h.session, h.ticket, h.token, h.mode, h.note, h.kind,
     fencepost.ends_in(h, v_now), s.info
@@ -108,10 +108,10 @@ BEGIN
   UPDATE fencepost.highest h SET fence = v_highest WHERE h.fence < v_highest;
   IF p_after = '' THEN
     DELETE FROM fencepost.session s WHERE s.id IN (
-      SELECT o.id FROM fencepost.session o WHERE o.expires_at < v_now - p_idle ORDER BY o.id LIMIT p_limit FOR UPDATE SKIP LOCKED);
+      SELECT o.id FROM fencepost.session o WHERE abs(o.expires_at) < v_now - p_idle ORDER BY o.id LIMIT p_limit FOR UPDATE SKIP LOCKED);
     DELETE FROM fencepost.withdrawn t WHERE (t.session, t.ticket) IN (
       SELECT o.session, o.ticket FROM fencepost.withdrawn o
-      WHERE NOT EXISTS (SELECT FROM fencepost.session s WHERE s.id = o.session) LIMIT p_limit);
+      WHERE NOT EXISTS (SELECT FROM fencepost.session s WHERE s.id = o.session AND s.expires_at >= 0) LIMIT p_limit);
   END IF;
 END $$;
 

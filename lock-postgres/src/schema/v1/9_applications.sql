@@ -3,7 +3,7 @@
 -- The bytes that a key has in these tables.
 CREATE FUNCTION fencepost.key(name text, prefix text DEFAULT NULL) RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$ SELECT CASE WHEN prefix IS NULL THEN convert_to(name, 'UTF8')
-  ELSE convert_to(prefix, 'UTF8') || '\xff'::bytea || convert_to(name, 'UTF8') END $$;
+  ELSE convert_to(prefix, 'UTF8') || decode('ff', 'hex') || convert_to(name, 'UTF8') END $$;
 
 -- Makes sure that a hold stands, and that it does until the end of this transaction: what the transaction writes and the lock commit
 -- together. An error (FP001) where it does not stand.
@@ -15,14 +15,8 @@ BEGIN
       MESSAGE = 'a lock can be fenced only in a transaction that is READ COMMITTED',
       HINT = 'Any other one looks at what was committed before it began, and the lock may have been lost since.';
   END IF;
-  -- Shared, so that several holders may write beside each other. Whoever wants to remove a holder is refused from here on.
-  PERFORM pg_advisory_xact_lock_shared(fencepost.fences(key));
-  -- Those who were about to are waited for. What is locked in this block is free again behind it.
-  BEGIN
-    PERFORM pg_advisory_xact_lock(fencepost.removals(key));
-    RAISE EXCEPTION USING ERRCODE = 'FP000';
-  EXCEPTION WHEN SQLSTATE 'FP000' THEN NULL;
-  END;
+  -- Several holders may write beside each other. Whoever is removing one is waited for; nobody else does from here on.
+  PERFORM FROM fencepost.lock l WHERE l.key = fence_key.key FOR KEY SHARE;
   -- A statement of its own sees what was committed by now.
   PERFORM FROM fencepost.lock l, unnest(l.holders) h LEFT JOIN fencepost.session s ON s.id = h.session
   WHERE l.key = fence_key.key AND h.token = fence_key.token AND h.kind <> 'r'
