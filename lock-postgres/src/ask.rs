@@ -246,8 +246,9 @@ pub(crate) fn session(bytes: &[u8]) -> Option<SessionId> {
     Some(SessionId::from_u128(u128::from_be_bytes(bytes.try_into().ok()?)))
 }
 
-pub(crate) fn note(text: &str) -> Option<Note> {
-    if text.is_empty() { None } else { Note::new(text).ok() }
+pub(crate) fn note(bytes: &[u8]) -> Option<Note> {
+    let text = str::from_utf8(bytes).ok().filter(|text| !text.is_empty())?;
+    Note::new(text).ok()
 }
 
 pub(crate) fn number(ticket: Ticket) -> Result<i64> {

@@ -218,15 +218,18 @@ const STANDBY: &str = "the server is a standby, and takes no writes: name the pr
 
 /// A standby is of no use.
 async fn takes_writes(connection: impl sqlx::PgExecutor<'_>) -> Result<Process> {
-    const LOOK: &str = "SELECT pg_is_in_recovery(), pg_backend_pid(), \
-                        (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())";
+    // In one column: where a pooler gives the answer to somebody else's statement, the driver panics at a second one that is missing.
+    const LOOK: &str = "SELECT concat_ws(' ', pg_is_in_recovery(), pg_backend_pid(), \
+                        (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()))";
     let asked = sqlx::query(LOOK).persistent(false).fetch_one(connection).await;
-    let read = asked.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)));
-    let (is_standby, id, started): (bool, i32, Option<String>) = read.map_err(failed_at_first)?;
-    if is_standby {
-        return Err(Error::unavailable(STANDBY).effect(Effect::NotApplied));
+    let answer: String = asked.and_then(|row| row.try_get(0)).map_err(failed_at_first)?;
+    let mut words = answer.splitn(3, ' ');
+    let (is_standby, id, started) = (words.next(), words.next(), words.next());
+    match (is_standby, id.and_then(|id| id.parse().ok())) {
+        (Some("f"), Some(id)) => Ok(Process { id, started: started.map(str::to_owned) }),
+        (Some("t"), Some(_)) => Err(Error::unavailable(STANDBY).effect(Effect::NotApplied)),
+        _ => Err(failed_at_first(sqlx::Error::RowNotFound)),
     }
-    Ok(Process { id, started })
 }
 
 /// The functions lock a row, and then look at what was committed until then. With the role's default another isolation, they would

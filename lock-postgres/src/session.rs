@@ -79,7 +79,7 @@ impl PostgresSession {
 
     /// Asks until nothing is in the way. Of sessions that have expired each is ended first, in a step of its own.
     async fn asked(&self, wish: Wish<'_>, key: &[u8]) -> Result<Answer, Unanswered> {
-        let mut locked = None;
+        let (mut locked, mut is_second) = (None, false);
         for _ in 0..TRIES {
             let line = self.store.line().map_err(Unanswered::before_it_was_sent)?;
             let answer = match wish {
@@ -92,6 +92,8 @@ impl PostgresSession {
                     self.store.end(answer.expired).await.map_err(Unanswered::before_it_was_sent)?;
                 }
                 Err(unanswered) if unanswered.fate == Fate::Locked => locked = Some(unanswered),
+                // The connection had ended meanwhile, which says nothing of the next one.
+                Err(unanswered) if unanswered.fate == Fate::NeverSent && !is_second => is_second = true,
                 Err(unanswered) => return Err(unanswered),
             }
         }

@@ -80,7 +80,7 @@ fn seen(row: &PgRow) -> Result<Option<Seen>, sqlx::Error> {
     let waits: bool = row.try_get(2)?;
     let (of, ticket): (Vec<u8>, i64) = (row.try_get(3)?, row.try_get(4)?);
     let granted: Option<i64> = row.try_get(5)?;
-    let (mode, words): (String, String) = (row.try_get(6)?, row.try_get(7)?);
+    let (mode, words): (String, Vec<u8>) = (row.try_get(6)?, row.try_get(7)?);
     let kind: i8 = row.try_get(8)?;
     let ends_in: Option<i64> = row.try_get(9)?;
     let info: Option<String> = row.try_get(10)?;

@@ -1,5 +1,7 @@
 //! Settings under which a lock can be lost: told, and refused where they are not wanted.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use lock_conformance::servers::{Postgres, PostgresReplication, PostgresSetup};
 use lock_core::{Connector, Finding, Severity, StoreUrl};
 use lock_postgres::PostgresConnector;

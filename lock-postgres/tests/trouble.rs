@@ -96,7 +96,10 @@ async fn connections_that_are_ended_again_and_again_take_no_hold_along() {
             Err(error) => assert!(error.is_retryable(), "{error:?}"),
         }
     }
-    assert_eq!(held.release().await.unwrap(), End::Released);
+    // The last disconnection may be met only now. Then the engine goes on with it.
+    let released = held.release().await;
+    assert!(matches!(released, Ok(End::Released)) || released.is_err_and(|error| error.is_retryable()));
+    acquired(&holder, "k").await.release().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,32 +139,26 @@ async fn with_setting(server: &Postgres, setting: &str) -> (String, PgConnection
     (server.url_of("locks", PASSWORD), PgConnection::connect(&server.url()).await.unwrap())
 }
 
+/// Our own statements wait for nobody's for long: one that only tries is told that the lock is busy, and one that waits tries again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_takes_too_long_for_the_role_is_an_error_that_passes() {
-    for (setting, kind) in [
-        ("statement_timeout = '200ms'", ErrorKind::TimedOut),
-        ("lock_timeout = '50ms'", ErrorKind::Unavailable),
-    ] {
-        let server = Postgres::start().await.unwrap();
-        let (url, mut admin) = with_setting(&server, setting).await;
-        let locks = client(&url, LONG);
-        let lock = locks.mutex("k").unwrap();
-        lock.acquire().await.unwrap().release().await.unwrap();
-        let mut transaction = admin.begin().await.unwrap();
-        (&mut *transaction).execute("SELECT FROM fencepost.lock FOR UPDATE").await.unwrap();
-        let error = lock.try_acquire().await.unwrap_err();
-        assert_eq!((error.kind(), error.is_retryable()), (&kind, true), "{setting}: {error:?}");
-        let lock = locks.mutex("k").unwrap();
-        let mut acquiring = JoinSet::from_iter([async move { lock.acquire().await }]);
-        let log = server.directory().join("server.log");
-        let canceled =
-            || std::fs::read_to_string(&log).unwrap().matches("ERROR:  canceling statement").count();
-        until("it has tried again", async || canceled() >= 2).await;
-        transaction.rollback().await.unwrap();
-        let held = within(PATIENCE, "a grant", acquiring.join_next()).await.unwrap().unwrap().unwrap();
-        assert_eq!(held.release().await.unwrap(), End::Released);
-        acquired(&locks, "k").await.release().await.unwrap();
-    }
+async fn a_row_that_somebody_keeps_is_a_lock_that_is_busy() {
+    let server = Postgres::start().await.unwrap();
+    let locks = client(&server.url(), LONG);
+    let lock = locks.mutex("k").unwrap();
+    lock.acquire().await.unwrap().release().await.unwrap();
+    let mut admin = PgConnection::connect(&server.url()).await.unwrap();
+    let mut transaction = admin.begin().await.unwrap();
+    (&mut *transaction).execute("SELECT FROM fencepost.lock FOR UPDATE").await.unwrap();
+    let tried = within(PATIENCE, "an answer", lock.try_acquire()).await.unwrap();
+    assert!(tried.is_err(), "{tried:?}");
+    let mut acquiring = JoinSet::from_iter([async move { lock.acquire().await }]);
+    let log = server.directory().join("server.log");
+    let canceled = || std::fs::read_to_string(&log).unwrap().matches("due to lock timeout").count();
+    let before = canceled();
+    until("it has tried again", async || canceled() >= before + 2).await;
+    transaction.rollback().await.unwrap();
+    let held = within(PATIENCE, "a grant", acquiring.join_next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(held.release().await.unwrap(), End::Released);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,10 +249,10 @@ async fn a_claim_that_was_given_back_is_not_granted_to_such_a_role_either() {
     }
 }
 
-/// Claims that go together lock their keys in one order; somebody else does it in the other.
+/// Claims that go together lock their keys in one order; somebody else does it in the other. He is not waited for, and gets his rows.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_picked_out_of_a_deadlock_tries_again() {
-    let server = PostgresSetup::new().setting("deadlock_timeout", "2s").start().await.unwrap();
+async fn whoever_locks_rows_in_another_order_meets_no_deadlock() {
+    let server = Postgres::start().await.unwrap();
     let locks = client(&server.url(), LONG);
     for key in ["a", "b", "x"] {
         locks.mutex(key).unwrap().acquire().await.unwrap().release().await.unwrap();
@@ -268,8 +265,6 @@ async fn whoever_is_picked_out_of_a_deadlock_tries_again() {
     let mut first = other.begin().await.unwrap();
     (&mut *first).execute(row("x")).await.unwrap();
     let mut second = admin.begin().await.unwrap();
-    // It does not look for one itself.
-    (&mut *second).execute("SET LOCAL deadlock_timeout = '1h'").await.unwrap();
     (&mut *second).execute(row("b")).await.unwrap();
     let mut acquiring = JoinSet::new();
     for key in ["x", "a", "b"] {
@@ -284,7 +279,7 @@ async fn whoever_is_picked_out_of_a_deadlock_tries_again() {
     until("they wait for b", async || server.run(behind).await.unwrap() == "1").await;
     (&mut *second).execute(row("a")).await.unwrap();
     let log = std::fs::read_to_string(server.directory().join("server.log")).unwrap();
-    assert!(log.contains("deadlock detected"), "{log}");
+    assert!(!log.contains("deadlock detected"), "{log}");
     second.rollback().await.unwrap();
     for _ in 0..3 {
         let held = within(PATIENCE, "a grant", acquiring.join_next()).await.unwrap().unwrap().unwrap();

@@ -127,9 +127,13 @@ impl Proxy {
         });
     }
 
-    /// Ends all blocks. What comes from now on arrives, except in a connection in which something has vanished: that is
+    /// Ends all blocks, and forgets a reset that was asked for and has not come. What comes from now on arrives, except in a connection in which something has vanished: that is
     /// reset, for its stream has a hole.
     pub fn heal(&self) {
+        {
+            let mut cuts = self.0.network.cuts();
+            (cuts.to_server, cuts.to_client) = (None, None);
+        }
         self.change(|rules| {
             rules.to_server_blocked = false;
             rules.to_client_blocked = false;
