@@ -1,6 +1,6 @@
 //! The functions under many connections at once: random operations of sessions without an engine, and their history, judged.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

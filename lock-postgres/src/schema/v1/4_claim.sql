@@ -12,7 +12,6 @@ DECLARE
   v_now bigint := fencepost.clock();
   v_token bigint;
   v_life "char";
-  v_is_withdrawn boolean;
   v_lock fencepost.lock;
   v_head bigint;
   v_settled record;
@@ -20,23 +19,18 @@ DECLARE
   v_first fencepost.waiter;
   v_is_grant boolean := false;
 BEGIN
-  -- The key is idle: the usual case, in one step.
+  -- The key is idle: the usual case, in one step, which waits for nobody. A row that was changed since the statement began is none that
+  -- it finds: so what it sees of the session, and of what was withdrawn, is no older than what it sees of the row.
   IF p_kind = 's' AND p_lasts = 0 THEN
     UPDATE fencepost.lock l SET
       fence = greatest(l.fence + 1, v_now), latest = greatest(l.latest, v_now), capacity = p_capacity,
       holders = ARRAY[ROW(p_session, p_ticket, greatest(l.fence + 1, v_now), p_weight, 's', 0, p_mode, p_note)::fencepost.holder]
-    WHERE l.key = p_key AND l.waiting = 0 AND l.holders = '{}' AND greatest(l.fence + 1, v_now) <= 9007199254740991
+    WHERE l.ctid = (SELECT o.ctid FROM fencepost.lock o WHERE o.key = p_key FOR NO KEY UPDATE SKIP LOCKED)
+      AND l.key = p_key AND l.waiting = 0 AND l.holders = '{}' AND greatest(l.fence + 1, v_now) <= 9007199254740991
+      AND (SELECT s.expires_at > v_now FROM fencepost.session s WHERE s.id = p_session)
+      AND NOT EXISTS (SELECT FROM fencepost.withdrawn t WHERE t.session = p_session AND t.ticket = p_ticket)
     RETURNING l.fence INTO v_token;
-    IF v_token IS NOT NULL THEN
-      SELECT CASE WHEN s.expires_at <= v_now THEN 'x' ELSE 'a' END,
-        EXISTS (SELECT FROM fencepost.withdrawn t WHERE t.session = p_session AND t.ticket = p_ticket)
-      INTO v_life, v_is_withdrawn FROM fencepost.session s WHERE s.id = p_session;
-      IF v_life = 'a' AND NOT v_is_withdrawn THEN
-        RETURN fencepost.answered('granted', v_token, true);
-      END IF;
-      -- The token is nobody's.
-      UPDATE fencepost.lock l SET holders = '{}' WHERE l.key = p_key;
-    END IF;
+    IF FOUND THEN RETURN ROW('granted', v_token, NULL, NULL, NULL, NULL, NULL, true)::fencepost.answer; END IF;
   END IF;
 
   LOOP

@@ -15,6 +15,7 @@ DECLARE
   v_other fencepost.holder;
   v_stay fencepost.holder[] := '{}';
   v_was_over boolean;
+  v_is_alive boolean;
   v_settled record;
 BEGIN
   -- It is the only one, and nobody waits: the usual case, in one step. Whoever has fenced the key is seen by the lock.
@@ -22,9 +23,10 @@ BEGIN
     UPDATE fencepost.lock l SET holders = '{}', latest = greatest(l.latest, fencepost.clock())
     WHERE l.ctid = (SELECT o.ctid FROM fencepost.lock o WHERE o.key = p_key FOR UPDATE SKIP LOCKED)
       AND l.key = p_key AND l.waiting = 0 AND cardinality(l.holders) = 1 AND (l.holders[1]).session = p_session
-      AND (l.holders[1]).ticket = p_ticket AND (l.holders[1]).kind = 's' AND (l.holders[1]).until = 0;
+      AND (l.holders[1]).ticket = p_ticket AND (l.holders[1]).kind = 's' AND (l.holders[1]).until = 0
+    RETURNING (SELECT s.expires_at > fencepost.clock() FROM fencepost.session s WHERE s.id = p_session) INTO v_is_alive;
     IF FOUND THEN
-      RETURN fencepost.answered(CASE fencepost.life(p_session) WHEN 'a' THEN 'done' ELSE 'gone' END, NULL, false);
+      RETURN ROW(CASE WHEN v_is_alive THEN 'done' ELSE 'gone' END, NULL, NULL, NULL, NULL, NULL, NULL, false)::fencepost.answer;
     END IF;
   END IF;
 
@@ -39,6 +41,8 @@ BEGIN
   v_life := fencepost.life(p_session);
   IF p_is_uncertain AND v_life <> 'd' THEN
     INSERT INTO fencepost.withdrawn VALUES (p_session, p_ticket) ON CONFLICT DO NOTHING;
+    -- A claim that has begun and not seen that does not find this row any more, and looks again.
+    UPDATE fencepost.lock l SET latest = greatest(l.latest, v_now) WHERE l.key = p_key;
   END IF;
   v_head := fencepost.head(v_lock);
   SELECT h.* INTO v_holder FROM unnest(v_lock.holders) h

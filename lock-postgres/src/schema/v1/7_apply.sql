@@ -38,6 +38,7 @@ CREATE FUNCTION fencepost.apply_one(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
   v_answer fencepost.answer;
+  v_setting text;
 BEGIN
   IF p_op IN ('c', 'w') THEN
     v_answer := fencepost.claim_one(p_session, p_ticket, p_key, p_op = 'w', p_weight, p_capacity, p_kind::"char", p_lasts, p_mode,
@@ -45,7 +46,7 @@ BEGIN
   ELSE
     v_answer := fencepost.release_one(p_session, p_ticket, p_key, p_op = 'u');
   END IF;
-  IF NOT v_answer.is_grant THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
+  IF NOT v_answer.is_grant THEN v_setting := set_config('synchronous_commit', 'off', true); END IF;
   RETURN v_answer;
 END $$;
 

@@ -121,7 +121,7 @@ impl Single {
         let open = query("SELECT fencepost.open($1, $2, $3, $4)")
             .bind(session.clone())
             .bind(TTL.as_micros() as i64)
-            .bind("nobody")
+            .bind(format!("fencepost_{}", "0".repeat(32)))
             .bind("12345,some-host.example,,,");
         through.one(open).await;
         Single { through: through.clone(), session, key: Vec::new(), tickets: Arc::default() }
@@ -132,18 +132,18 @@ impl Single {
     }
 
     async fn apply(&self, op: &str, ticket: i64, permit: i64, kind: &str, mode: &str) -> String {
-        let apply = query("SELECT * FROM fencepost.apply($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
-            .bind([op])
-            .bind([self.session.as_slice()])
-            .bind([ticket])
-            .bind([self.key.as_slice()])
-            .bind([permit])
-            .bind([permit])
-            .bind([kind])
-            .bind([0_i64])
-            .bind([mode])
-            .bind([""]);
-        self.through.one(apply).await.get(1)
+        let apply = query("SELECT outcome FROM fencepost.apply_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+            .bind(op)
+            .bind(self.session.as_slice())
+            .bind(ticket)
+            .bind(self.key.as_slice())
+            .bind(permit)
+            .bind(permit)
+            .bind(kind)
+            .bind(0_i64)
+            .bind(mode)
+            .bind(b"".as_slice());
+        self.through.one(apply).await.get(0)
     }
 }
 
