@@ -22,7 +22,7 @@ use fencepost_peers::{forced_to_disk, long, shapes, short};
 use lock_conformance::servers::{Postgres, PostgresSetup};
 use lock_core::{LockClient, Result};
 
-use crate::lockers::{Advisory, Aside, Bare, Ours, Select, Single, TABLE, Through, ours};
+use crate::lockers::{Advisory, Apart, Aside, Bare, Ours, Select, Single, TABLE, Through, ours};
 use crate::sizes::Sizes;
 use crate::who::{Who, targets};
 
@@ -172,6 +172,8 @@ impl Peers {
         let (time, server) = (plan.time, self.server);
         let floor = vec![Bare::new(&self.bare, 0)];
         board.cycled(Shape::One, Who::Floor, cycles(floor, time, server).await);
+        let apart = vec![Apart(Bare::new(&self.bare, 0))];
+        board.cycled(Shape::One, Who::Apart, cycles(apart, time, server).await);
         let ours = vec![self.lock(0, "alone")?];
         board.cycled(Shape::One, Who::Ours, cycles(ours, time, server).await);
         let single = vec![self.single.on("single")];

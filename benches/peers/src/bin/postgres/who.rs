@@ -7,6 +7,8 @@ use fencepost_peers::table::{Bound, Target};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Who {
     Floor,
+    /// Commits apart from each other: every second one does not wait for the disk.
+    Apart,
     Select,
     /// The schema's own function through the same connections as the floor, with one claim or release in each statement.
     Single,
@@ -21,6 +23,7 @@ impl figures::Who for Who {
         match (self, shape) {
             (Who::Floor, Some(Shape::Many)) => "floor: 2 commits, pool of 16",
             (Who::Floor, _) => "floor: a commit, a commit",
+            (Who::Apart, _) => "a commit, one without the disk",
             (Who::Select, _) => "SELECT 1, SELECT 1",
             (Who::Single, Some(Shape::Many)) => "a call each, pool of 16",
             (Who::Single, _) => "a call each, 1 connection",
@@ -41,6 +44,11 @@ pub fn targets(board: &Board<Who>) -> Vec<Target> {
         Target {
             what: "acquire, of a bare commit".to_owned(),
             found: board.ratio(Shape::One, Who::Ours, Who::Floor, |round| round.take.p50),
+            bound: Bound::AtMost(1.25),
+        },
+        Target {
+            what: "acquire, of a commit behind one that does not wait".to_owned(),
+            found: board.ratio(Shape::One, Who::Ours, Who::Apart, |round| round.take.p50),
             bound: Bound::AtMost(1.25),
         },
         Target {
