@@ -10,7 +10,7 @@ use lock_postgres::sqlx::{AssertSqlSafe, Connection, query, query_as, query_scal
 
 const BATCHES: usize = 2_000;
 const SESSIONS: [&[u8]; 3] = [b"alive", b"alive too", b"over"];
-const KEYS: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
+const KEYS: [&[u8]; 12] = [b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h", b"i", b"j", b"k", b"l"];
 
 /// One claim or release: `c`, `w`, `r` or `u`.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ async fn together_is_one_after_the_other() {
         if number % 50 == 0 {
             begin_anew(&mut data).await;
         }
-        let batch: Vec<_> = (0..random.below(6) + 2).map(|_| random.asked()).collect();
+        let batch: Vec<_> = (0..random.below(12) + 2).map(|_| random.asked()).collect();
         let together = together(&mut data, &batch).await;
         let mut in_turn: Vec<_> = (0..batch.len()).collect();
         in_turn.sort_by_key(|place| (batch[*place].key, *place));

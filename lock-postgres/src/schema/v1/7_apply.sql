@@ -50,58 +50,66 @@ BEGIN
   RETURN v_answer;
 END $$;
 
--- Several of them, one answer for each. Those whose keys occur once go together, as far as they are the usual case: the same that
--- claim_one and release_one try first, in one step for all. The others follow one after the other.
-CREATE FUNCTION fencepost.apply(
+-- Of several, those whose keys occur once and that are the usual case: the same that claim_one and release_one try first, in one step for
+-- all. What is left has no answer.
+CREATE FUNCTION fencepost.apply_usual(
   p_ops text[], p_sessions bytea[], p_tickets bigint[], p_keys bytea[], p_weights bigint[], p_capacities bigint[],
   p_kinds text[], p_lasts bigint[], p_modes text[], p_notes bytea[]
-) RETURNS TABLE (nr bigint, outcome text, number bigint, recheck bigint, blocker bigint, blocked_for bigint, blocked_by text,
-  expired bytea[])
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+) RETURNS TABLE (nr bigint, outcome text, number bigint) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   v_now bigint;
-  v_done bigint[] := '{}';
-  v_is_alive boolean;
-  v_asked record;
-  v_answer fencepost.answer;
-  v_is_grant boolean := false;
 BEGIN
   -- In the order of the keys: two of these wait for each other in one direction only.
   PERFORM FROM fencepost.lock l WHERE l.key = ANY (p_keys) ORDER BY l.key FOR NO KEY UPDATE;
   v_now := fencepost.clock();
-  FOR nr, v_is_alive IN
-    UPDATE fencepost.lock l SET holders = '{}', latest = greatest(l.latest, v_now)
+  RETURN QUERY UPDATE fencepost.lock l SET holders = '{}', latest = greatest(l.latest, v_now)
     FROM (SELECT o.*, count(*) OVER (PARTITION BY o.key) AS times
       FROM unnest(p_ops, p_sessions, p_tickets, p_keys) WITH ORDINALITY AS o(op, session, ticket, key, n)) a
     WHERE a.op = 'r' AND a.times = 1
+      AND l.ctid = (SELECT o.ctid FROM fencepost.lock o WHERE o.key = a.key FOR UPDATE SKIP LOCKED)
       AND l.key = a.key AND l.waiting = 0 AND cardinality(l.holders) = 1 AND (l.holders[1]).session = a.session
       AND (l.holders[1]).ticket = a.ticket AND (l.holders[1]).kind = 's' AND (l.holders[1]).until = 0
-      AND l.ctid = (SELECT o.ctid FROM fencepost.lock o WHERE o.key = a.key FOR UPDATE SKIP LOCKED)
-    RETURNING a.n, (SELECT s.expires_at > v_now FROM fencepost.session s WHERE s.id = a.session)
-  LOOP
-    outcome := CASE WHEN v_is_alive THEN 'done' ELSE 'gone' END;
-    v_done := v_done || nr;
-    RETURN NEXT;
-  END LOOP;
-  outcome := 'granted';
-  FOR nr, number IN
-    UPDATE fencepost.lock l SET
+    RETURNING a.n, CASE WHEN (SELECT s.expires_at > v_now FROM fencepost.session s WHERE s.id = a.session) THEN 'done' ELSE 'gone' END,
+      NULL::bigint;
+  RETURN QUERY UPDATE fencepost.lock l SET
       fence = greatest(l.fence + 1, v_now), latest = greatest(l.latest, v_now), capacity = a.capacity,
       holders = ARRAY[ROW(a.session, a.ticket, greatest(l.fence + 1, v_now), a.weight, 's', 0, a.mode, a.note)::fencepost.holder]
     FROM (SELECT o.*, count(*) OVER (PARTITION BY o.key) AS times
       FROM unnest(p_ops, p_sessions, p_tickets, p_keys, p_weights, p_capacities, p_kinds, p_lasts, p_modes, p_notes)
         WITH ORDINALITY AS o(op, session, ticket, key, weight, capacity, kind, lasts, mode, note, n)) a
     WHERE a.op IN ('c', 'w') AND a.kind = 's' AND a.lasts = 0 AND a.times = 1
-      AND l.ctid = (SELECT o.ctid FROM fencepost.lock o WHERE o.key = a.key) AND l.key = a.key AND l.waiting = 0 AND l.holders = '{}' AND greatest(l.fence + 1, v_now) <= 9007199254740991
+      AND l.ctid = (SELECT o.ctid FROM fencepost.lock o WHERE o.key = a.key)
+      AND l.key = a.key AND l.waiting = 0 AND l.holders = '{}' AND greatest(l.fence + 1, v_now) <= 9007199254740991
       AND (SELECT s.expires_at > v_now FROM fencepost.session s WHERE s.id = a.session)
       AND NOT EXISTS (SELECT FROM fencepost.withdrawn t WHERE t.session = a.session AND t.ticket = a.ticket)
-    RETURNING a.n, l.fence
-  LOOP
-    v_is_grant := true;
-    v_done := v_done || nr;
-    RETURN NEXT;
-  END LOOP;
+    RETURNING a.n, 'granted', l.fence;
+END $$;
+
+-- Several of them, one answer for each.
+CREATE FUNCTION fencepost.apply(
+  p_ops text[], p_sessions bytea[], p_tickets bigint[], p_keys bytea[], p_weights bigint[], p_capacities bigint[],
+  p_kinds text[], p_lasts bigint[], p_modes text[], p_notes bytea[]
+) RETURNS TABLE (nr bigint, outcome text, number bigint, recheck bigint, blocker bigint, blocked_for bigint, blocked_by text,
+  expired bytea[])
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+  v_done bigint[] := '{}';
+  v_asked record;
+  v_answer fencepost.answer;
+  v_is_grant boolean := false;
+BEGIN
+  -- For few it would cost more than it saves.
+  IF cardinality(p_ops) >= 8 THEN
+    FOR nr, outcome, number IN
+      SELECT u.nr, u.outcome, u.number FROM fencepost.apply_usual(p_ops, p_sessions, p_tickets, p_keys, p_weights, p_capacities, p_kinds,
+        p_lasts, p_modes, p_notes) u
+    LOOP
+      v_done := v_done || nr;
+      v_is_grant := v_is_grant OR outcome = 'granted';
+      RETURN NEXT;
+    END LOOP;
+  END IF;
+  -- In the order of the keys, as above.
   FOR v_asked IN
     SELECT * FROM unnest(p_ops, p_sessions, p_tickets, p_keys, p_weights, p_capacities, p_kinds, p_lasts, p_modes, p_notes)
       WITH ORDINALITY AS a(op, session, ticket, key, weight, capacity, kind, lasts, mode, note, n)
