@@ -24,6 +24,9 @@ use crate::fixtures::clients::{
 /// So long that one who renews in time outlives an election, whichever member he has to turn to.
 const ENOUGH: Duration = Duration::from_secs(9);
 
+/// The same where elections take two to four seconds, and as much again when the votes are split.
+const ENOUGH_FOR_THE_SLOW: Duration = Duration::from_secs(18);
+
 /// What becomes of a leader.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
@@ -226,7 +229,8 @@ async fn a_leader_that_is_cut_off_keeps_nobodys_hold() {
     let cluster = slow_to_notice().await;
     let leader = cluster.leader().await.unwrap();
     let ttl = leader.minimum_ttl();
-    let (stray, others) = (client_at(&leader.address(), ttl).await, clients(&cluster, ENOUGH).await);
+    let (stray, others) =
+        (client_at(&leader.address(), ttl).await, clients(&cluster, ENOUGH_FOR_THE_SLOW).await);
     let bare = session_at(&leader, 60 * SECOND).await;
     taken(&bare, "bare").await;
     let mut leases = Client::connect([leader.address()], None).await.unwrap().lease_client();
@@ -281,7 +285,7 @@ async fn whoever_waits_at_a_leader_that_is_cut_off_is_passed_by() {
     let leader = cluster.leader().await.unwrap();
     let ttl = leader.minimum_ttl();
     let stray = client_at(&leader.address(), ttl).await;
-    let others = clients(&cluster, ENOUGH).await;
+    let others = clients(&cluster, ENOUGH_FOR_THE_SLOW).await;
     let guard = acquired(&others[0], "k").await;
     let stray = waiting(&stray, "k", 1, &others[0]).await;
     let next = waiting(&others[1], "k", 2, &others[0]).await;
