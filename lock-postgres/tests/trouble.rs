@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lock_conformance::servers::{Postgres, PostgresSetup};
+use lock_conformance::servers::Postgres;
 use lock_conformance::tls::working::is_renewed;
 use lock_core::{
     Claim, Claimed, Clock, Connector, End, ErrorKind, LockClient, LockKey, Mode, Permit, StoreUrl,

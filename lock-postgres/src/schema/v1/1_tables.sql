@@ -2,6 +2,8 @@
 --
 -- Whoever runs this owns it. Everybody else needs USAGE on the schema and EXECUTE on its functions, and no right to any table:
 -- the functions run with the owner's. Instants are microseconds since 1970, by this server's clock.
+--
+-- Pages at the end of a table are not given back but used again: vacuum would keep everybody from the table meanwhile.
 
 CREATE TABLE fencepost.migration (
   version integer PRIMARY KEY,
@@ -20,14 +22,14 @@ CREATE TABLE fencepost.session (
   channel text NOT NULL,
   -- Whose it is, for people.
   info text NOT NULL
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, vacuum_truncate = off);
 
 -- Claims that were released while a copy of them may still be on its way. They go with their session.
 CREATE TABLE fencepost.withdrawn (
   session bytea NOT NULL,
   ticket bigint NOT NULL,
   PRIMARY KEY (session, ticket)
-);
+) WITH (vacuum_truncate = off);
 
 -- Kind: s (with its session, and until then in any case), f (until then) or r (given back or orphaned, and kept until then).
 CREATE TYPE fencepost.holder AS (
@@ -49,7 +51,7 @@ CREATE TABLE fencepost.lock (
   waiting bigint NOT NULL,
   -- In the order of their grants.
   holders fencepost.holder[] NOT NULL
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, vacuum_truncate = off);
 
 -- The highest fence of all rows that were deleted: where the clock was ahead when they were used, the next ones begin behind it.
 CREATE TABLE fencepost.highest (fence bigint NOT NULL);
@@ -68,14 +70,14 @@ CREATE TABLE fencepost.waiter (
   note bytea NOT NULL,
   PRIMARY KEY (key, place),
   UNIQUE (session, ticket, key)
-);
+) WITH (vacuum_truncate = off);
 
 -- What resources have admitted: see check_fence.
 CREATE TABLE fencepost.mark (
   resource text PRIMARY KEY,
   highest bigint NOT NULL,
   exclusive bigint NOT NULL
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, vacuum_truncate = off);
 
 -- What became of a claim or a release.
 --
