@@ -1,6 +1,6 @@
 //! Writes that commit with their lock, and tables that reject stale tokens.
 
-#![expect(clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
