@@ -33,6 +33,8 @@ pub(crate) struct Process {
     id: i32,
     /// Numbers are given anew.
     started: Option<String>,
+    /// What it was at had begun before.
+    abandoned: BootTime,
 }
 
 impl Dial {
@@ -83,13 +85,17 @@ impl Dial {
         let mut connection = PgConnection::connect_with(host).await.map_err(failed_at_first)?;
         let process = takes_writes(&mut connection).await?;
         sees_what_is_committed(&mut connection).await?;
-        self.end_abandoned(&mut connection).await;
+        self.end_abandoned(&mut connection).await?;
         self.schema.is_there(&mut connection, self.options.migrate).await?;
         Ok((connection, process))
     }
 
     /// The connection was given up, and perhaps the server goes on: with a statement that waits for a standby's word, say.
     pub(crate) fn abandon(&self, process: Process) {
+        self.remember(Process { abandoned: SystemClock::new().boot(), ..process });
+    }
+
+    fn remember(&self, process: Process) {
         let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
         abandoned.push(process);
         if abandoned.len() > ABANDONED {
@@ -97,18 +103,45 @@ impl Dial {
         }
     }
 
-    /// So that they do not pile up there. Only what is at work with our schema: a pooler may have given the process to somebody else.
-    async fn end_abandoned(&self, connection: &mut PgConnection) {
-        const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2 \
-                           AND usename = current_user AND state = 'active' AND position($3 IN query) > 0";
+    /// So that they do not pile up there. Only what has been at work with our schema since then: a pooler may have given the process to
+    /// somebody else.
+    ///
+    /// # Errors
+    /// One waits for a standby's word. To end it would show everybody what it has done, and the standby may not have it: so there is no
+    /// other connection beside it.
+    async fn end_abandoned(&self, connection: &mut PgConnection) -> Result<()> {
+        const END: &str = "SELECT CASE wait_event WHEN 'SyncRep' THEN false ELSE pg_terminate_backend(pid) END FROM pg_stat_activity \
+                           WHERE pid = $1 AND backend_start::text = $2 AND usename = current_user AND state = 'active' \
+                             AND query_start <= clock_timestamp() - $3 * interval '1 microsecond' AND position($4 IN query) > 0";
         let abandoned = std::mem::take(&mut *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner));
-        for Process { id, started } in abandoned {
-            let statement =
-                sqlx::query(END).bind(id).bind(started).bind(self.schema.beginning()).persistent(false);
-            if let Err(error) = statement.execute(&mut *connection).await {
-                tracing::debug!(target: telemetry::TARGET, %error, "a connection that was given up may still be at work");
+        let mut waits_for_a_standby = false;
+        for process in abandoned {
+            let since = SystemClock::new().boot().since(process.abandoned);
+            let statement = sqlx::query_scalar(END)
+                .bind(process.id)
+                .bind(process.started.clone())
+                .bind(f64::from(u32::try_from(since.as_micros()).unwrap_or(u32::MAX)))
+                .bind(self.schema.beginning())
+                .persistent(false);
+            match statement.fetch_optional(&mut *connection).await {
+                Ok(Some(false)) => {
+                    waits_for_a_standby = true;
+                    self.remember(process);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(target: telemetry::TARGET, %error, "a connection that was given up may still be at work");
+                }
             }
         }
+        if waits_for_a_standby {
+            return Err(Error::unavailable(
+                "a commit waits for a standby that does not answer: is one of synchronous_standby_names there? Until then no lock is \
+                 granted or renewed",
+            )
+            .effect(Effect::NotApplied));
+        }
+        Ok(())
     }
 
     /// A connection for what comes on a channel, to the server that the statements go to, and the number of the host. It does not
@@ -226,7 +259,10 @@ async fn takes_writes(connection: impl sqlx::PgExecutor<'_>) -> Result<Process> 
     let mut words = answer.splitn(3, ' ');
     let (is_standby, id, started) = (words.next(), words.next(), words.next());
     match (is_standby, id.and_then(|id| id.parse().ok())) {
-        (Some("f"), Some(id)) => Ok(Process { id, started: started.map(str::to_owned) }),
+        (Some("f"), Some(id)) => {
+            let started = started.map(str::to_owned);
+            Ok(Process { id, started, abandoned: SystemClock::new().boot() })
+        }
         (Some("t"), Some(_)) => Err(Error::unavailable(STANDBY).effect(Effect::NotApplied)),
         _ => Err(failed_at_first(sqlx::Error::RowNotFound)),
     }

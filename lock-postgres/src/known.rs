@@ -61,7 +61,16 @@ impl Known {
         copies.is_none_or(|copies| copies.iter().any(|copy| copy.line != line))
     }
 
-    pub(crate) fn gone(&mut self, key: &[u8], ticket: Ticket) {
+    /// It holds nothing, and waits for nothing. Copies that were never answered may still make that untrue.
+    pub(crate) fn over(&mut self, key: &[u8], ticket: Ticket) {
+        let copies = self.claims.get(key).and_then(|claims| claims.get(&ticket));
+        if copies.is_some_and(Vec::is_empty) {
+            self.forget(key, ticket);
+        }
+    }
+
+    /// It was given back.
+    pub(crate) fn forget(&mut self, key: &[u8], ticket: Ticket) {
         if let Some(tickets) = self.claims.get_mut(key) {
             tickets.remove(&ticket);
             if tickets.is_empty() {
@@ -104,9 +113,13 @@ mod tests {
         let second = known.sends(key, ticket, 1);
         known.hears(key, ticket, second);
         assert!(known.is_elsewhere(key, ticket, 1), "the first was never answered");
-        known.gone(key, ticket);
+        known.over(key, ticket);
         let third = known.sends(key, ticket, 1);
         known.hears(key, ticket, third);
+        assert!(known.is_elsewhere(key, ticket, 1), "nor is it now");
+        known.forget(key, ticket);
+        let fourth = known.sends(key, ticket, 1);
+        known.hears(key, ticket, fourth);
         assert!(!known.is_elsewhere(key, ticket, 2), "it was answered");
         assert_eq!(known.keys(), [key]);
     }

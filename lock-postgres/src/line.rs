@@ -126,12 +126,12 @@ impl Line {
         self.requests.is_closed()
     }
 
-    /// A claim or a release, together with those that others have asked meanwhile. Dropping it may leave it running.
-    pub(crate) async fn ask(&self, ask: Ask) -> Result<Answer, Unanswered> {
+    /// A claim or a release, together with those that others have asked meanwhile. It is in the line when this returns, and not only when
+    /// it is awaited. Dropping it may leave it running.
+    pub(crate) fn ask(&self, ask: Ask) -> impl Future<Output = Result<Answer, Unanswered>> + Send + '_ {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Ask(ask, reply), answer)
-            .await
-            .unwrap_or_else(|(error, fate)| Err(Unanswered { error, fate }))
+        let sent = self.send(Request::Ask(ask, reply), answer);
+        async move { sent.await.unwrap_or_else(|(error, fate)| Err(Unanswered { error, fate })) }
     }
 
     pub(crate) async fn query(&self, query: Query) -> Result<Vec<PgRow>> {
@@ -139,18 +139,26 @@ impl Line {
         self.send(Request::Query(query, reply), answer).await.unwrap_or_else(|(error, _)| Err(error))
     }
 
-    async fn send<T>(&self, request: Request, answer: oneshot::Receiver<T>) -> Result<T, (Error, Fate)> {
-        if self.requests.send(request).is_err() {
-            let error = Error::unavailable("the connection has just ended").effect(Effect::NotApplied);
-            return Err((error, Fate::NeverSent));
+    fn send<'a, T: Send + 'a>(
+        &'a self,
+        request: Request,
+        answer: oneshot::Receiver<T>,
+    ) -> impl Future<Output = Result<T, (Error, Fate)>> + Send + 'a {
+        let is_over = self.requests.send(request).is_err();
+        let awaited = Awaited { shared: &self.shared, is_over };
+        async move {
+            if is_over {
+                let error = Error::unavailable("the connection has just ended").effect(Effect::NotApplied);
+                return Err((error, Fate::NeverSent));
+            }
+            let answer = answer.await;
+            awaited.ends();
+            answer.map_err(|_| {
+                let error =
+                    Error::unavailable("the runtime of its connection has ended").effect(Effect::Unknown);
+                (error, Fate::Sent)
+            })
         }
-        let mut awaited = Awaited { shared: &self.shared, is_over: false };
-        let answer = answer.await;
-        awaited.is_over = true;
-        answer.map_err(|_| {
-            let error = Error::unavailable("the runtime of its connection has ended").effect(Effect::Unknown);
-            (error, Fate::Sent)
-        })
     }
 }
 
@@ -164,6 +172,12 @@ impl fmt::Debug for Line {
 struct Awaited<'a> {
     shared: &'a Shared,
     is_over: bool,
+}
+
+impl Awaited<'_> {
+    fn ends(mut self) {
+        self.is_over = true;
+    }
 }
 
 impl Drop for Awaited<'_> {

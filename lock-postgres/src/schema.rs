@@ -120,18 +120,19 @@ impl Schema {
     /// [`Misconfigured`](ErrorKind::Misconfigured) where it is missing and is not to be made, and where it is of an earlier version;
     /// [`Denied`](ErrorKind::Denied) where it may be anybody's work, and it was not said that it is to be trusted.
     pub(crate) async fn is_there(&self, connection: &mut PgConnection, migrate: bool) -> Result<()> {
-        for _ in 0..TRIES {
-            if migrate {
-                self.is_trusted(connection).await?;
-            }
-            let found = match self.version(connection).await? {
-                Some(version) if version >= VERSION => return Ok(()),
-                found => found,
+        if !migrate {
+            return match self.version(connection).await? {
+                Some(version) if version >= VERSION => Ok(()),
+                found => Err(self.missing(found)),
             };
-            if !migrate {
-                return Err(self.missing(found));
+        }
+        for _ in 0..TRIES {
+            // Nothing in it is run that was not there when it was looked at.
+            let exists = self.is_trusted(connection).await?;
+            if exists && self.version(connection).await?.is_some_and(|version| version >= VERSION) {
+                return Ok(());
             }
-            match self.migrate(connection).await {
+            match self.migrate(connection, exists).await {
                 Ok(()) => return Ok(()),
                 Err(error) if is_race(&error) => {}
                 Err(error) => return Err(failed(error)),
@@ -156,23 +157,26 @@ impl Schema {
         }
     }
 
-    /// Whoever owns the schema, or may create something in it, decides what its functions do, and with whose rights.
-    async fn is_trusted(&self, connection: &mut PgConnection) -> Result<()> {
+    /// Whether there is one. Whoever owns it or something in it, or may create something there, decides what its functions do, and with
+    /// whose rights.
+    async fn is_trusted(&self, connection: &mut PgConnection) -> Result<bool> {
         // In one column, as all that is asked before it is known that there is no pooler.
-        const LOOK: &str = "SELECT CASE WHEN n.nspowner = me.oid OR o.rolsuper OR n.nspowner = d.datdba \
-                OR (NOT me.rolsuper AND pg_has_role(n.nspowner, 'MEMBER')) \
-              THEN (SELECT 'is one in which functions may be created by ' \
-                  || string_agg(CASE a.grantee WHEN 0 THEN 'everybody' ELSE a.grantee::regrole::text END, ', ') \
-                FROM aclexplode(n.nspacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee \
-                WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND r.rolsuper IS NOT TRUE) \
+        const LOOK: &str = "SELECT CASE WHEN n.nspowner = me.oid OR o.rolsuper OR n.nspowner = d.datdba THEN ( \
+                SELECT 'is partly in the hands of ' \
+                  || string_agg(DISTINCT CASE x.role WHEN 0 THEN 'everybody' ELSE x.role::regrole::text END, ', ') \
+                FROM (SELECT a.grantee AS role FROM aclexplode(n.nspacl) a WHERE a.privilege_type = 'CREATE' \
+                  UNION SELECT p.proowner FROM pg_proc p WHERE p.pronamespace = n.oid \
+                  UNION SELECT c.relowner FROM pg_class c WHERE c.relnamespace = n.oid \
+                  UNION SELECT t.typowner FROM pg_type t WHERE t.typnamespace = n.oid) x LEFT JOIN pg_roles r ON r.oid = x.role \
+                WHERE x.role NOT IN (n.nspowner, me.oid, d.datdba) AND r.rolsuper IS NOT TRUE) \
               ELSE 'belongs to ' || n.nspowner::regrole END \
             FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner JOIN pg_database d ON d.datname = current_database() \
               JOIN pg_roles me ON me.rolname = current_user \
             WHERE n.nspname = $1";
         let look = sqlx::query(LOOK).bind(&*self.name).persistent(false).fetch_optional(connection).await;
-        let Some(row) = look.map_err(failed_at_first)? else { return Ok(()) };
+        let Some(row) = look.map_err(failed_at_first)? else { return Ok(false) };
         let Some(whose) = row.try_get::<Option<String>, _>(0).map_err(failed_at_first)? else {
-            return Ok(());
+            return Ok(true);
         };
         Err(Error::new(
             ErrorKind::Denied,
@@ -187,7 +191,7 @@ impl Schema {
 
     /// In one transaction. Whoever comes second finds what the first has made: a table that is locked meanwhile, or names that are
     /// taken, which is an error and no wait for as long as nothing is there to be locked.
-    async fn migrate(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    async fn migrate(&self, connection: &mut PgConnection, exists: bool) -> Result<(), sqlx::Error> {
         let mut transaction = connection.begin().await?;
         let known: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
             .bind(format!("{}.migration", quoted(&self.name)))
@@ -195,17 +199,10 @@ impl Schema {
             .fetch_one(&mut *transaction)
             .await?;
         let mut done = 0;
-        if !known {
-            let exists: bool = sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL")
-                .bind(quoted(&self.name))
-                .persistent(false)
-                .fetch_one(&mut *transaction)
-                .await?;
-            // One that was made for this role beforehand: it may have no right to make any.
-            if !exists {
-                transaction.execute(sqlx::raw_sql(AssertSqlSafe(self.creation()))).await?;
-            }
-        } else {
+        if !exists {
+            // An error where somebody was faster.
+            transaction.execute(sqlx::raw_sql(AssertSqlSafe(self.creation()))).await?;
+        } else if known {
             let table = format!("{}.migration", quoted(&self.name));
             transaction
                 .execute(sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLE {table} IN EXCLUSIVE MODE"))))

@@ -25,6 +25,9 @@ use crate::store::Store;
 /// for that each of them has waited a tenth of a second.
 const TRIES: usize = 20;
 
+/// The same for a claim that does not wait, where somebody was at the row.
+const TRIES_WITHOUT_WAITING: usize = 3;
+
 /// How many keys one statement of a closing session looks at: others wait for them meanwhile.
 const CLOSED_AT_ONCE: usize = 50;
 
@@ -79,7 +82,8 @@ impl PostgresSession {
 
     /// Asks until nothing is in the way. Of sessions that have expired each is ended first, in a step of its own.
     async fn asked(&self, wish: Wish<'_>, key: &[u8]) -> Result<Answer, Unanswered> {
-        let (mut locked, mut is_second) = (None, false);
+        let (mut locked, mut times_locked, mut is_second) = (None, 0, false);
+        let waits = !matches!(wish, Wish::Claim(Claim { wait: false, .. }));
         for _ in 0..TRIES {
             let line = self.store.line().map_err(Unanswered::before_it_was_sent)?;
             let answer = match wish {
@@ -91,7 +95,13 @@ impl PostgresSession {
                 Ok(answer) => {
                     self.store.end(answer.expired).await.map_err(Unanswered::before_it_was_sent)?;
                 }
-                Err(unanswered) if unanswered.fate == Fate::Locked => locked = Some(unanswered),
+                Err(unanswered) if unanswered.fate == Fate::Locked => {
+                    locked = Some(unanswered);
+                    times_locked += 1;
+                    if !waits && times_locked == TRIES_WITHOUT_WAITING {
+                        break;
+                    }
+                }
                 // The connection had ended meanwhile, which says nothing of the next one.
                 Err(unanswered) if unanswered.fate == Fate::NeverSent && !is_second => is_second = true,
                 Err(unanswered) => return Err(unanswered),
@@ -107,20 +117,20 @@ impl PostgresSession {
     /// One copy of a claim, unless it has been withdrawn.
     async fn send_claim(&self, line: &Line, claim: &Claim, key: &[u8]) -> Result<Result<Answer, Unanswered>> {
         let ask = Ask::claim(self.id, claim, key.to_vec())?;
-        let copy = {
+        let sent = {
             let mut known = self.known();
-            // In one step with what follows: a release that comes later knows of this copy.
+            // In one step: a release that comes later knows of this copy, and is behind it in the line.
             if known.is_withdrawn(claim.ticket) {
                 None
             } else {
-                Some(known.sends(key, claim.ticket, line.number))
+                Some((known.sends(key, claim.ticket, line.number), self.store.ask(line, ask)))
             }
         };
-        let Some(copy) = copy else {
+        let Some((copy, answer)) = sent else {
             let over = if self.lives().await? { Outcome::Withdrawn } else { Outcome::SessionEnded };
             return Err(refused(over));
         };
-        let answer = self.store.ask(line, ask).await;
+        let answer = answer.await;
         match answer.as_ref().map_err(|unanswered| unanswered.fate) {
             Ok(_) | Err(Fate::Refused | Fate::Locked) => self.known().hears(key, claim.ticket, copy),
             Err(Fate::NeverSent) => self.known().never_sent(key, claim.ticket, copy),
@@ -136,9 +146,12 @@ impl PostgresSession {
         uncertain: bool,
         key: &[u8],
     ) -> Result<Result<Answer, Unanswered>> {
-        let is_elsewhere = uncertain && self.known().is_elsewhere(key, ticket, line.number);
-        let ask = Ask::release(self.id, ticket, key.to_vec(), is_elsewhere)?;
-        Ok(self.store.ask(line, ask).await)
+        let sent = {
+            let known = self.known();
+            let is_elsewhere = uncertain && known.is_elsewhere(key, ticket, line.number);
+            self.store.ask(line, Ask::release(self.id, ticket, key.to_vec(), is_elsewhere)?)
+        };
+        Ok(sent.await)
     }
 
     async fn lives(&self) -> Result<bool> {
@@ -184,7 +197,7 @@ impl Session for PostgresSession {
                 },
                 ("w", micros) => Standing::Waits { recheck_in: micros.map(recheck) },
                 ("g", _) => {
-                    self.known().gone(&key, claim.ticket);
+                    self.known().over(&key, claim.ticket);
                     Standing::Gone
                 }
                 _ => return Err(unexpected("a renewal")),
@@ -205,9 +218,9 @@ impl Session for PostgresSession {
         match &claimed {
             // It does not end with the session, so it is not the session's to end.
             Ok(Claimed::Granted { .. }) if matches!(claim.term, Term::Fixed(_)) => {
-                self.known().gone(&key, claim.ticket);
+                self.known().over(&key, claim.ticket);
             }
-            Ok(Claimed::Busy(_)) | Err(_) => self.known().gone(&key, claim.ticket),
+            Ok(Claimed::Busy(_)) | Err(_) => self.known().over(&key, claim.ticket),
             Ok(_) => {}
         }
         claimed
@@ -222,7 +235,7 @@ impl Session for PostgresSession {
         let wish = Wish::Release { ticket: claim.ticket, uncertain };
         let answer = self.asked(wish, &key).await.map_err(|unanswered| unanswered.error)?;
         let released = answer.released()?;
-        self.known().gone(&key, claim.ticket);
+        self.known().forget(&key, claim.ticket);
         if !answer.expired.is_empty() {
             // Whoever waits is handed over to as soon as those in his way have been ended, by himself at the latest.
             let _ = self.store.end(answer.expired).await;

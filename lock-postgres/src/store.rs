@@ -52,11 +52,16 @@ impl Store {
         Ok(())
     }
 
-    /// A claim or a release, on this line.
-    pub(crate) async fn ask(&self, line: &Line, ask: Ask) -> Result<Answer, Unanswered> {
-        line.ask(ask)
-            .await
-            .map_err(|unanswered| Unanswered { error: self.placed(unanswered.error), ..unanswered })
+    /// A claim or a release, in this line when this returns.
+    pub(crate) fn ask<'a>(
+        &'a self,
+        line: &'a Line,
+        ask: Ask,
+    ) -> impl Future<Output = Result<Answer, Unanswered>> + Send + 'a {
+        let sent = line.ask(ask);
+        async move {
+            sent.await.map_err(|unanswered| Unanswered { error: self.placed(unanswered.error), ..unanswered })
+        }
     }
 
     pub(crate) async fn query(&self, query: Query) -> Result<Vec<PgRow>> {

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use lock_conformance::servers::{Postgres, PostgresSetup};
 use lock_core::{
-    Backend, Certainty, Claim, Claimed, Clock, Connector, Domain, End, Event, EventSink, HolderInfo,
-    LockClient, LockKey, Mode, Note, Permit, Released, Result, Session, SessionId, SessionOptions, StoreUrl,
-    SystemClock, Ticket,
+    Backend, Certainty, Claim, Claimed, Clock, Connector, Domain, End, ErrorKind, Event, EventSink,
+    HolderInfo, LockClient, LockKey, Mode, Note, Permit, Released, Result, Session, SessionId,
+    SessionOptions, StoreUrl, SystemClock, Ticket,
 };
 use lock_postgres::PostgresConnector;
 use lock_postgres::sqlx::postgres::PgConnection;
@@ -351,6 +351,59 @@ async fn a_schema_of_somebody_elses_is_not_filled() {
     let _ = backend.open(&options, sink).await;
     let rights = server.run("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'").await.unwrap();
     assert_eq!(rights.trim(), "f", "mallory has become a superuser");
+}
+
+/// Nor one that is a group's, of which others are members too; nor one in which somebody left something while he might.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_partly_somebody_elses_is_not_used() {
+    const TRAP: &str = "schema_version() RETURNS integer LANGUAGE plpgsql AS \
+                        $$ BEGIN INSERT INTO public.caught VALUES (current_user); RETURN 1; END $$";
+    let server = Postgres::start().await.unwrap();
+    for make in [
+        "CREATE ROLE victim LOGIN PASSWORD 'x'; CREATE ROLE mallory; CREATE ROLE team; GRANT team TO victim, mallory",
+        "CREATE TABLE public.caught (who text); GRANT INSERT ON public.caught TO PUBLIC",
+        "CREATE SCHEMA of_the_team AUTHORIZATION team; CREATE SCHEMA of_the_victim AUTHORIZATION victim",
+        "GRANT CREATE ON SCHEMA of_the_victim TO mallory; GRANT USAGE ON SCHEMA of_the_team TO PUBLIC",
+    ] {
+        server.run(make).await.unwrap();
+    }
+    for schema in ["of_the_team", "of_the_victim"] {
+        server.run(&format!("SET ROLE mallory; CREATE FUNCTION {schema}.{TRAP}")).await.unwrap();
+    }
+    server.run("REVOKE CREATE ON SCHEMA of_the_victim FROM mallory").await.unwrap();
+    for schema in ["of_the_team", "of_the_victim"] {
+        let mut url = StoreUrl::parse(&format!("{}?schema={schema}", server.url_of("victim", "x"))).unwrap();
+        let error = PostgresConnector::new().connect(&mut url).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Denied, "{error}");
+    }
+    assert_eq!(
+        number(&server, "SELECT count(*) FROM public.caught").await,
+        0,
+        "somebody else's function was run"
+    );
+}
+
+/// A hand-over that no standby has, as long as one is asked for, is told to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_standby_may_not_have_is_not_shown() {
+    let server = Postgres::start().await.unwrap();
+    let (one, two) = (backend(&server).await, backend(&server).await);
+    let client = LockClient::builder(one).ttl(60 * SECOND).call_timeout(SECOND).build().unwrap();
+    let next = Peer::of(&two).await;
+    let held = client.mutex("k").unwrap().try_acquire().await.unwrap().unwrap();
+    next.waits(&mutex(1).waiting(true)).await;
+    server.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    server.run("SELECT pg_reload_conf()").await.unwrap();
+    let holder = "SELECT (holders[1]).ticket FROM fencepost.lock WHERE key = 'k'";
+    let before = server.run(holder).await.unwrap();
+    assert!(held.release().await.is_err());
+    for _ in 0..3 {
+        let _ = client.mutex("another").unwrap().try_acquire().await;
+        assert_eq!(server.run(holder).await.unwrap(), before, "it was handed over");
+    }
+    server.run("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    server.run("SELECT pg_reload_conf()").await.unwrap();
+    until("it is handed over in the end", async || server.run(holder).await.unwrap() != before).await;
 }
 
 /// "Opening the same session again is the retry": either of the two will do.

@@ -15,7 +15,7 @@ END $$;
 
 -- Opens a session, or finds the one that an earlier copy of this call made; false for one that is over.
 CREATE FUNCTION fencepost.open(p_session bytea, p_ttl bigint, p_channel text, p_info text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 BEGIN
   PERFORM fencepost.check_channel(p_channel);
   INSERT INTO fencepost.session AS s VALUES (p_session, fencepost.clock() + p_ttl, p_channel, p_info)
@@ -28,7 +28,7 @@ END $$;
 -- g for one that is not known. No row at all, not even the first one (s), for a session that is over.
 CREATE FUNCTION fencepost.renew(p_session bytea, p_ttl bigint, p_channel text, p_tickets bigint[], p_keys bytea[])
 RETURNS TABLE (standing text, number bigint)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
   v_asked record;
   v_lock fencepost.lock;
@@ -90,7 +90,7 @@ END $$;
 
 -- Ends a session, whether it has expired or not. What it holds is freed by settling its keys, afterwards.
 CREATE FUNCTION fencepost.close(p_session bytea) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 BEGIN
   UPDATE fencepost.session s SET expires_at = -fencepost.clock() WHERE s.id = p_session AND s.expires_at >= 0;
   DELETE FROM fencepost.withdrawn t WHERE t.session = p_session;

@@ -78,7 +78,7 @@ BEGIN
       FROM unnest(p_ops, p_sessions, p_tickets, p_keys, p_weights, p_capacities, p_kinds, p_lasts, p_modes, p_notes)
         WITH ORDINALITY AS o(op, session, ticket, key, weight, capacity, kind, lasts, mode, note, n)) a
     WHERE a.op IN ('c', 'w') AND a.kind = 's' AND a.lasts = 0 AND a.times = 1
-      AND l.ctid = (SELECT o.ctid FROM fencepost.lock o WHERE o.key = a.key)
+      AND l.ctid = (SELECT o.ctid FROM fencepost.lock o WHERE o.key = a.key FOR NO KEY UPDATE SKIP LOCKED)
       AND l.key = a.key AND l.waiting = 0 AND l.holders = '{}' AND greatest(l.fence + 1, v_now) <= 9007199254740991
       AND (SELECT s.expires_at > v_now FROM fencepost.session s WHERE s.id = a.session)
       AND NOT EXISTS (SELECT FROM fencepost.withdrawn t WHERE t.session = a.session AND t.ticket = a.ticket)
@@ -98,8 +98,9 @@ DECLARE
   v_answer fencepost.answer;
   v_is_grant boolean := false;
 BEGIN
-  -- For few it would cost more than it saves.
-  IF cardinality(p_ops) >= 8 THEN
+  -- For few it would cost more than it saves. And rows are locked, and made, in one order: where one has to be made, one after the other.
+  IF cardinality(p_ops) >= 8
+    AND NOT EXISTS (SELECT FROM unnest(p_keys) k WHERE NOT EXISTS (SELECT FROM fencepost.lock l WHERE l.key = k)) THEN
     FOR nr, outcome, number IN
       SELECT u.nr, u.outcome, u.number FROM fencepost.apply_usual(p_ops, p_sessions, p_tickets, p_keys, p_weights, p_capacities, p_kinds,
         p_lasts, p_modes, p_notes) u

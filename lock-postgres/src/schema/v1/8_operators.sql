@@ -77,7 +77,7 @@ $$;
 --
 -- Invariant: the next token of a key whose row is gone is above every one that it had: above the clock, and above what is remembered.
 CREATE FUNCTION fencepost.sweep(p_after bytea, p_limit bigint, p_idle bigint, OUT next bytea, OUT to_settle bytea[], OUT removed bigint)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
   v_lock fencepost.lock;
   v_now bigint := fencepost.clock();
@@ -107,8 +107,12 @@ BEGIN
   IF v_seen < p_limit THEN next := NULL; END IF;
   UPDATE fencepost.highest h SET fence = v_highest WHERE h.fence < v_highest;
   IF p_after = '' THEN
+    UPDATE fencepost.session s SET expires_at = -v_now WHERE s.id IN (
+      SELECT o.id FROM fencepost.session o WHERE o.expires_at BETWEEN 0 AND v_now - p_idle ORDER BY o.id LIMIT p_limit
+      FOR UPDATE SKIP LOCKED);
+    -- An hour is longer than any copy of an opening is on its way.
     DELETE FROM fencepost.session s WHERE s.id IN (
-      SELECT o.id FROM fencepost.session o WHERE abs(o.expires_at) < v_now - p_idle ORDER BY o.id LIMIT p_limit FOR UPDATE SKIP LOCKED);
+      SELECT o.id FROM fencepost.session o WHERE o.expires_at < 0 AND -o.expires_at < v_now - greatest(p_idle, 3600000000) ORDER BY o.id LIMIT p_limit FOR UPDATE SKIP LOCKED);
     DELETE FROM fencepost.withdrawn t WHERE (t.session, t.ticket) IN (
       SELECT o.session, o.ticket FROM fencepost.withdrawn o
       WHERE NOT EXISTS (SELECT FROM fencepost.session s WHERE s.id = o.session AND s.expires_at >= 0) LIMIT p_limit);
