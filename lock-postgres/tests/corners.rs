@@ -627,6 +627,8 @@ async fn a_row_that_is_made_begins_behind_the_one_that_has_just_gone() {
         ))
         .await
         .unwrap();
+    // For longer than this test takes to see that it waits.
+    server.run("ALTER FUNCTION fencepost.apply SET lock_timeout = '20s'").await.unwrap();
     let asked = |op: &str, session: &str| {
         format!(
             "SELECT number FROM fencepost.apply('{{{op}}}', ARRAY['\\x{session}'::bytea], '{{1}}', ARRAY['k'::bytea], '{{1}}', '{{1}}', \
