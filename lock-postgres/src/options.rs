@@ -37,8 +37,9 @@ impl PostgresOptions {
         self
     }
 
-    /// Whether the schema is made, or brought to this version, where that has not been done. Otherwise its version is only
-    /// looked at: see [`schema`](crate::schema) for the statements.
+    /// Whether the schema is made, or brought to this version, where that has not been done; one in which roles have a hand that are
+    /// neither this one nor the database's owner nor superusers is refused. Otherwise its version is only looked at, and it is trusted:
+    /// see [`schema`](crate::schema) for the statements.
     #[must_use]
     pub fn migrate(mut self, migrate: bool) -> PostgresOptions {
         self.migrate = migrate;
