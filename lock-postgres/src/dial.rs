@@ -22,7 +22,8 @@ pub(crate) struct Dial {
     hosts: Vec<PgConnectOptions>,
     /// Which of them the statements go to: news come from there.
     at: AtomicUsize,
-    abandoned: Mutex<Vec<Process>>,
+    /// And when: what they were at had begun before.
+    abandoned: Mutex<Vec<(Process, BootTime)>>,
     options: PostgresOptions,
     pub(crate) schema: Schema,
 }
@@ -33,8 +34,6 @@ pub(crate) struct Process {
     id: i32,
     /// Numbers are given anew.
     started: Option<String>,
-    /// What it was at had begun before.
-    abandoned: BootTime,
 }
 
 impl Dial {
@@ -92,12 +91,12 @@ impl Dial {
 
     /// The connection was given up, and perhaps the server goes on: with a statement that waits for a standby's word, say.
     pub(crate) fn abandon(&self, process: Process) {
-        self.remember(Process { abandoned: SystemClock::new().boot(), ..process });
+        self.remember(process, SystemClock::new().boot());
     }
 
-    fn remember(&self, process: Process) {
+    fn remember(&self, process: Process, since: BootTime) {
         let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
-        abandoned.push(process);
+        abandoned.push((process, since));
         if abandoned.len() > ABANDONED {
             abandoned.remove(0);
         }
@@ -115,18 +114,18 @@ impl Dial {
                              AND query_start <= clock_timestamp() - $3 * interval '1 microsecond' AND position($4 IN query) > 0";
         let abandoned = std::mem::take(&mut *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner));
         let mut waits_for_a_standby = false;
-        for process in abandoned {
-            let since = SystemClock::new().boot().since(process.abandoned);
+        for (process, since) in abandoned {
+            let ago = SystemClock::new().boot().since(since);
             let statement = sqlx::query_scalar(END)
                 .bind(process.id)
                 .bind(process.started.clone())
-                .bind(f64::from(u32::try_from(since.as_micros()).unwrap_or(u32::MAX)))
+                .bind(f64::from(u32::try_from(ago.as_micros()).unwrap_or(u32::MAX)))
                 .bind(self.schema.beginning())
                 .persistent(false);
             match statement.fetch_optional(&mut *connection).await {
                 Ok(Some(false)) => {
                     waits_for_a_standby = true;
-                    self.remember(process);
+                    self.remember(process, since);
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -185,12 +184,7 @@ struct Search {
     until: BootTime,
     /// How many were not tried yet.
     left: usize,
-    refusal: Option<Refusal>,
-}
-
-struct Refusal {
-    error: Error,
-    is_standbys: bool,
+    refusal: Option<Error>,
 }
 
 impl Search {
@@ -212,18 +206,16 @@ impl Search {
 
     /// One that is there and refuses says more than one that is not, and a primary more than a standby.
     fn refused(&mut self, host: &PgConnectOptions, error: Error) {
-        let is_standbys = error.to_string().contains(STANDBY);
         let says_more = self.refusal.as_ref().is_none_or(|before| {
-            before.is_standbys && !is_standbys || before.error.is_retryable() && !error.is_retryable()
+            is_standbys(before) && !is_standbys(&error) || before.is_retryable() && !error.is_retryable()
         });
         if says_more {
-            self.refusal =
-                Some(Refusal { error: error.at(format!("postgres://{}", place(host))), is_standbys });
+            self.refusal = Some(error.at(format!("postgres://{}", place(host))));
         }
     }
 
     fn refusal(self) -> Error {
-        self.refusal.map_or_else(|| Error::unavailable("there is no host"), |refusal| refusal.error)
+        self.refusal.unwrap_or_else(|| Error::unavailable("there is no host"))
     }
 }
 
@@ -249,6 +241,10 @@ async fn listener_to(host: &PgConnectOptions, channel: &str, limit: Duration) ->
 
 const STANDBY: &str = "the server is a standby, and takes no writes: name the primary, or all of them, as in postgres://a,b/database";
 
+fn is_standbys(refusal: &Error) -> bool {
+    refusal.message() == STANDBY
+}
+
 /// A standby is of no use.
 async fn takes_writes(connection: impl sqlx::PgExecutor<'_>) -> Result<Process> {
     // In one column: where a pooler gives the answer to somebody else's statement, the driver panics at a second one that is missing.
@@ -259,10 +255,7 @@ async fn takes_writes(connection: impl sqlx::PgExecutor<'_>) -> Result<Process> 
     let mut words = answer.splitn(3, ' ');
     let (is_standby, id, started) = (words.next(), words.next(), words.next());
     match (is_standby, id.and_then(|id| id.parse().ok())) {
-        (Some("f"), Some(id)) => {
-            let started = started.map(str::to_owned);
-            Ok(Process { id, started, abandoned: SystemClock::new().boot() })
-        }
+        (Some("f"), Some(id)) => Ok(Process { id, started: started.map(str::to_owned) }),
         (Some("t"), Some(_)) => Err(Error::unavailable(STANDBY).effect(Effect::NotApplied)),
         _ => Err(failed_at_first(sqlx::Error::RowNotFound)),
     }

@@ -140,11 +140,14 @@ pub(crate) enum Trouble {
     /// One's of them, whose row somebody else is at.
     Locked,
     Everybody,
+    /// The server had ended the connection before it came: for only one that is idle ends for this reason.
+    Unheard,
 }
 
 pub(crate) fn trouble(error: &Driver) -> Trouble {
     match code(error).as_deref() {
         Some("55P03") => Trouble::Locked,
+        Some("57P05") => Trouble::Unheard,
         // Values, constraints, and a row at which others are.
         Some(code) if ["22", "23", "40"].iter().any(|class| code.starts_with(class)) => Trouble::Ones,
         _ => Trouble::Everybody,
@@ -209,9 +212,10 @@ fn explain(code: &str) -> (ErrorKind, Effect, &'static str) {
     match code {
         _ if is_of_a_pooler(code) => (ErrorKind::Misconfigured, NotApplied, POOLER),
         // It may have come while a commit waited for a standby, and the commit stands.
-        "57P01" | "57P02" | "57P05" => {
+        "57P01" | "57P02" => {
             (ErrorKind::Unavailable, Unknown, "the server ended the connection; it is made anew")
         }
+        "57P05" => (ErrorKind::Unavailable, NotApplied, "the connection was idle, and is made anew"),
         "57P03" => (ErrorKind::Unavailable, NotApplied, "the server starts, or shuts down; it passes"),
         "53300" | "53400" => (
             ErrorKind::Unavailable,

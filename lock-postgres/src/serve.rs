@@ -258,6 +258,8 @@ impl Served {
 struct Failure {
     error: Error,
     fate: Fate,
+    /// The connection is of no more use behind it.
+    ends: bool,
     /// Somebody else is at a row that it wants.
     is_locked: bool,
     /// It is about one of those that were asked, and not about all.
@@ -267,12 +269,18 @@ struct Failure {
 impl Failure {
     fn of(error: sqlx::Error) -> Failure {
         let trouble = trouble(&error);
-        let fate = if ends_the_connection(&error) { Fate::Sent } else { Fate::Refused };
+        let ends = ends_the_connection(&error);
+        let fate = match (ends, trouble) {
+            (_, Trouble::Unheard) => Fate::NeverSent,
+            (true, _) => Fate::Sent,
+            (false, _) => Fate::Refused,
+        };
         Failure {
             error: failed(error),
             fate,
+            ends,
             is_locked: trouble == Trouble::Locked,
-            is_one_asks: trouble != Trouble::Everybody,
+            is_one_asks: matches!(trouble, Trouble::Ones | Trouble::Locked),
         }
     }
 
@@ -281,6 +289,7 @@ impl Failure {
         Failure {
             error: error.effect(Effect::Unknown),
             fate: Fate::Sent,
+            ends: true,
             is_locked: false,
             is_one_asks: false,
         }
@@ -289,7 +298,7 @@ impl Failure {
     /// # Errors
     /// Where the connection is of no more use behind it.
     fn end(self) -> Result<()> {
-        if self.fate == Fate::Sent { Err(self.error) } else { Ok(()) }
+        if self.ends { Err(self.error) } else { Ok(()) }
     }
 }
 

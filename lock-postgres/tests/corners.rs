@@ -99,6 +99,20 @@ async fn step<T>(future: &mut Pin<Box<impl Future<Output = T> + ?Sized>>) {
     .await;
 }
 
+/// From now on every commit waits for a standby that is not there. Returns whoever found that out, and waits.
+async fn commits_wait(server: &Postgres) -> JoinSet<()> {
+    let mut connection = transaction(server, "CREATE TABLE waits ()").await;
+    query("COMMIT").execute(&mut connection).await.unwrap();
+    server.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    server.run("SELECT pg_reload_conf()").await.unwrap();
+    let committing = begun(async move {
+        while query("INSERT INTO waits DEFAULT VALUES").execute(&mut connection).await.is_ok() {}
+    });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    until("a commit waits", async || number(server, waits).await == 1).await;
+    committing
+}
+
 /// It goes on by itself, until this is dropped.
 fn begun<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> JoinSet<T> {
     JoinSet::from_iter([future])
@@ -392,8 +406,7 @@ async fn what_a_standby_may_not_have_is_not_shown() {
     let next = Peer::of(&two).await;
     let held = client.mutex("k").unwrap().try_acquire().await.unwrap().unwrap();
     next.waits(&mutex(1).waiting(true)).await;
-    server.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
-    server.run("SELECT pg_reload_conf()").await.unwrap();
+    let _waits = commits_wait(&server).await;
     let holder = "SELECT (holders[1]).ticket FROM fencepost.lock WHERE key = 'k'";
     let before = server.run(holder).await.unwrap();
     assert!(held.release().await.is_err());
@@ -505,9 +518,7 @@ async fn a_standby_that_is_away_takes_no_connections() {
     let client =
         LockClient::builder(backend(&server).await).call_timeout(Duration::from_millis(500)).build().unwrap();
     client.mutex("k").unwrap().try_acquire().await.unwrap().unwrap().release().await.unwrap();
-    server.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
-    server.run("SELECT pg_reload_conf()").await.unwrap();
-    sleep(SECOND).await;
+    let _waits = commits_wait(&server).await;
     let before = server.connections().await.unwrap();
     for number in 0..12 {
         let _ = client.mutex(format!("k{number}")).unwrap().try_acquire().await;

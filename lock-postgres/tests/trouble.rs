@@ -249,55 +249,34 @@ async fn a_claim_that_was_given_back_is_not_granted_to_such_a_role_either() {
     }
 }
 
-/// Claims that go together lock their keys in one order; somebody else does it in the other. He is not waited for, and gets his rows.
+/// Somebody who locks rows in another order than ours is not waited for, and gets them.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_locks_rows_in_another_order_meets_no_deadlock() {
     let server = Postgres::start().await.unwrap();
     let locks = client(&server.url(), LONG);
-    for key in ["a", "b", "x"] {
-        locks.mutex(key).unwrap().acquire().await.unwrap().release().await.unwrap();
-    }
-    let [mut admin, mut other] = [
-        PgConnection::connect(&server.url()).await.unwrap(),
-        PgConnection::connect(&server.url()).await.unwrap(),
-    ];
-    let row = |key: &str| AssertSqlSafe(format!("SELECT FROM fencepost.lock WHERE key = '{key}' FOR UPDATE"));
-    let mut first = other.begin().await.unwrap();
-    (&mut *first).execute(row("x")).await.unwrap();
-    let mut second = admin.begin().await.unwrap();
-    (&mut *second).execute(row("b")).await.unwrap();
-    let mut acquiring = JoinSet::new();
-    for key in ["x", "a", "b"] {
-        let lock = locks.mutex(key).unwrap();
-        acquiring.spawn(async move { lock.acquire().await });
-        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
-        until("the first waits for its row", async || server.run(waits).await.unwrap() == "1").await;
-    }
-    first.rollback().await.unwrap();
-    let behind = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity s USING (pid) \
-                  WHERE l.locktype = 'transactionid' AND NOT l.granted AND s.query LIKE '%apply%'";
-    until("they wait for b", async || server.run(behind).await.unwrap() == "1").await;
-    (&mut *second).execute(row("a")).await.unwrap();
-    let log = std::fs::read_to_string(server.directory().join("server.log")).unwrap();
+    let log = locked_in_another_order(&server, &locks, "").await;
     assert!(!log.contains("deadlock detected"), "{log}");
-    second.rollback().await.unwrap();
-    for _ in 0..3 {
-        let held = within(PATIENCE, "a grant", acquiring.join_next()).await.unwrap().unwrap().unwrap();
-        assert_eq!(held.release().await.unwrap(), End::Released);
-    }
 }
 
-/// Claims that go together lock their keys in one order; somebody else does it in the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_picked_out_of_a_deadlock_tries_again() {
     let server = PostgresSetup::new().setting("deadlock_timeout", "2s").start().await.unwrap();
     let locks = client(&server.url(), LONG);
-    for key in ["a", "b", "x"] {
-        locks.mutex(key).unwrap().acquire().await.unwrap().release().await.unwrap();
-    }
+    acquired(&locks, "a").await.release().await.unwrap();
     // As it is, no statement of ours waits long enough to be picked out.
     for function in ["apply", "apply_one"] {
         server.run(&format!("ALTER FUNCTION fencepost.{function} SET lock_timeout = '1min'")).await.unwrap();
+    }
+    // He does not look for one himself.
+    let log = locked_in_another_order(&server, &locks, "SET LOCAL deadlock_timeout = '1h'").await;
+    assert!(log.contains("deadlock detected"), "{log}");
+}
+
+/// Claims that go together lock their keys in one order; somebody else, who begins like this, does it in the other. All are granted in
+/// the end. Returns the server's log from before that.
+async fn locked_in_another_order(server: &Postgres, locks: &LockClient, begins: &'static str) -> String {
+    for key in ["a", "b", "x"] {
+        locks.mutex(key).unwrap().acquire().await.unwrap().release().await.unwrap();
     }
     let [mut admin, mut other] = [
         PgConnection::connect(&server.url()).await.unwrap(),
@@ -307,8 +286,7 @@ async fn whoever_is_picked_out_of_a_deadlock_tries_again() {
     let mut first = other.begin().await.unwrap();
     (&mut *first).execute(row("x")).await.unwrap();
     let mut second = admin.begin().await.unwrap();
-    // It does not look for one itself.
-    (&mut *second).execute("SET LOCAL deadlock_timeout = '1h'").await.unwrap();
+    (&mut *second).execute(begins).await.unwrap();
     (&mut *second).execute(row("b")).await.unwrap();
     let mut acquiring = JoinSet::new();
     for key in ["x", "a", "b"] {
@@ -323,12 +301,12 @@ async fn whoever_is_picked_out_of_a_deadlock_tries_again() {
     until("they wait for b", async || server.run(behind).await.unwrap() == "1").await;
     (&mut *second).execute(row("a")).await.unwrap();
     let log = std::fs::read_to_string(server.directory().join("server.log")).unwrap();
-    assert!(log.contains("deadlock detected"), "{log}");
     second.rollback().await.unwrap();
     for _ in 0..3 {
         let held = within(PATIENCE, "a grant", acquiring.join_next()).await.unwrap().unwrap().unwrap();
         assert_eq!(held.release().await.unwrap(), End::Released);
     }
+    log
 }
 
 #[tokio::test(flavor = "multi_thread")]

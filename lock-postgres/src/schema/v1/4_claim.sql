@@ -13,7 +13,6 @@ DECLARE
   v_token bigint;
   v_life "char";
   v_lock fencepost.lock;
-  v_head bigint;
   v_settled record;
   v_answer fencepost.answer;
   v_first fencepost.waiter;
