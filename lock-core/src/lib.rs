@@ -7,7 +7,8 @@
 //!
 //! - It can replace a record if nobody else was quicker: implement [`records::RecordStore`], some 150 lines. The
 //!   [`table`] runs in the client and brings queue, tokens, readers-writer locks and semaphores.
-//! - It runs scripts or functions, or has an order of its own: implement [`Backend`] and [`Session`].
+//! - It runs scripts or functions, or has an order of its own: implement [`Backend`] and [`Session`]. What stores of the second kind
+//!   have in common is in [`queue`].
 //!
 //! Either is reached by URL through a [`Connector`], or directly by [`LockClient::builder`]. The programs `own_store` and
 //! `own_backend` among the project's examples are one of each.
@@ -31,6 +32,7 @@ mod options;
 mod retry;
 mod token;
 
+pub mod queue;
 pub mod records;
 pub mod table;
 pub mod telemetry;

@@ -10,7 +10,7 @@ use crate::failure::{damaged, unexpected};
 use crate::gather::Request;
 use crate::lease::Timed;
 use crate::names;
-use crate::queue::Queue;
+use crate::queue::{Queue, in_order};
 
 /// A claim, and the names of all that it touches.
 pub(crate) struct Asked<'a> {
@@ -201,7 +201,7 @@ impl Said {
 /// Something else lies among them.
 pub(crate) fn queue(kvs: &[etcd_client::KeyValue]) -> Result<Queue> {
     let entries: Result<Vec<_>> = kvs.iter().map(read).collect();
-    Ok(Queue::new(entries?))
+    Ok(in_order(entries?))
 }
 
 pub(crate) fn read(kv: &etcd_client::KeyValue) -> Result<Entry> {

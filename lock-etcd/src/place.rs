@@ -1,9 +1,10 @@
 //! [`Places`]: which names a session's claims have, and how they stand as far as it knows.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::time::Duration;
 
+use lock_core::queue::{Contenders, Withdrawn};
 use lock_core::{BootTime, Certainty, Claim, ClaimRef, LockKey, Term, Ticket};
 
 use crate::ahead::Ahead;
@@ -16,19 +17,16 @@ pub(crate) const CONTENDERS: usize = 64;
 /// whoever asks again or gives it up at once.
 const KNOWN: Duration = Duration::from_secs(60);
 
-/// So many tickets of which nothing may come are remembered here. Of one that is older nobody here asks any more, and its name in
-/// the store is forbidden there.
-const WITHDRAWN: usize = 100_000;
-
 /// A session's claims.
 ///
 /// Invariant: a slot is used again only when no copy of a claim in it can be on its way. So what is under a name belongs to the
 /// ticket that has the slot.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Places {
     claims: HashMap<Ticket, Place>,
-    /// Tickets of which nothing may come any more, whoever asks.
-    withdrawn: BTreeSet<Ticket>,
+    /// Their names in the store are forbidden there as well.
+    withdrawn: Withdrawn,
+    contenders: Contenders,
     locks: HashMap<LockKey, Slots>,
     /// What holds for a fixed time, and until when it is known here.
     detached: BTreeSet<(BootTime, Ticket)>,
@@ -97,37 +95,36 @@ struct Slots {
     used: BTreeSet<u32>,
     /// Names under which a late copy could still appear.
     burnt: BTreeSet<u32>,
-    /// How many are in the store, or on their way there, and do not hold as far as is known.
-    contending: usize,
-    waiting: VecDeque<Ticket>,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places {
+            claims: HashMap::new(),
+            withdrawn: Withdrawn::default(),
+            contenders: Contenders::at_most(CONTENDERS),
+            locks: HashMap::new(),
+            detached: BTreeSet::new(),
+        }
+    }
 }
 
 impl Places {
     /// A claim is about to be sent.
     pub(crate) fn enter(&mut self, claim: &Claim) -> Entered {
-        if self.withdrawn.contains(&claim.ticket) {
+        if self.withdrawn.contains(claim.ticket) {
             return Entered::Withdrawn;
         }
         if let Some(place) = self.claims.get(&claim.ticket) {
             return Entered::In(place.slot);
         }
-        let slots = self.locks.entry(claim.key.clone()).or_default();
-        let is_next = slots.waiting.iter().position(|ticket| *ticket == claim.ticket);
-        // Those who came before go first.
-        if is_next.unwrap_or(slots.waiting.len()) >= slots.free() {
-            if claim.wait && is_next.is_none() {
-                slots.waiting.push_back(claim.ticket);
-            }
-            self.forget_if_idle(&claim.key);
+        if !self.contenders.enter(&claim.key, claim.ticket, claim.wait) {
             return Entered::WaitsHere;
         }
-        if let Some(place) = is_next {
-            slots.waiting.remove(place);
-        }
-        slots.contending += 1;
         let slot = if let Term::Fixed(_) = claim.term {
             Slot::Once(claim.ticket)
         } else {
+            let slots = self.locks.entry(claim.key.clone()).or_default();
             let taken = |slot: &u32| slots.used.contains(slot) || slots.burnt.contains(slot);
             let slot = (0..).find(|slot| !taken(slot)).unwrap_or(u32::MAX);
             slots.used.insert(slot);
@@ -183,12 +180,10 @@ impl Places {
         if is_new {
             place.stands = Stands::Holds(revision, now);
         }
-        let slots = self.locks.get_mut(&key)?;
         if !is_new {
             return None;
         }
-        slots.contending = slots.contending.saturating_sub(1);
-        let next = self.next(&key);
+        let next = self.contenders.leave(&key);
         if !is_known {
             self.detached.insert((now + KNOWN, ticket));
             self.forget_detached(now);
@@ -201,22 +196,19 @@ impl Places {
         let Some(place) = self.claims.get_mut(&ticket) else { return };
         // What it waited for, it waited for in its old place.
         (place.ahead, place.first_since) = (None, None);
-        if let Stands::Holds(..) = std::mem::replace(&mut place.stands, Stands::Unknown)
-            && let Some(slots) = self.locks.get_mut(&place.key)
-        {
-            slots.contending += 1;
+        if let Stands::Holds(..) = std::mem::replace(&mut place.stands, Stands::Unknown) {
+            self.contenders.contend_again(&place.key);
         }
     }
 
     /// Whether a claim waits here, and has never been sent.
     pub(crate) fn waits_here(&self, key: &LockKey, ticket: Ticket) -> bool {
-        self.locks.get(key).is_some_and(|slots| slots.waiting.contains(&ticket))
+        self.contenders.waits_here(key, ticket)
     }
 
     /// Who may be sent next of those who wait here: whoever is told in vain is told again when another place is left.
     pub(crate) fn next(&self, key: &LockKey) -> Option<Ticket> {
-        let slots = self.locks.get(key)?;
-        if slots.free() > 0 { slots.waiting.front().copied() } else { None }
+        self.contenders.next(key)
     }
 
     /// A claim that was never sent is given back; whether it waited here.
@@ -225,12 +217,7 @@ impl Places {
         if certainty == Certainty::MaybeInFlight {
             self.withdraw(ticket);
         }
-        let Some(slots) = self.locks.get_mut(key) else { return false };
-        let before = slots.waiting.len();
-        slots.waiting.retain(|other| *other != ticket);
-        let gave_up = slots.waiting.len() < before;
-        self.forget_if_idle(key);
-        gave_up
+        self.contenders.give_up(key, ticket)
     }
 
     /// Nothing of this claim is in the store any more.
@@ -239,25 +226,25 @@ impl Places {
         if remains == Remains::Copy {
             self.withdraw(ticket);
         }
-        let Some(slots) = self.locks.get_mut(&place.key) else { return };
         if !matches!(place.stands, Stands::Holds(..)) {
-            slots.contending = slots.contending.saturating_sub(1);
+            self.contenders.leave(&place.key);
         }
-        if let Slot::Again(slot) = place.slot {
+        if let Slot::Again(slot) = place.slot
+            && let Some(slots) = self.locks.get_mut(&place.key)
+        {
             slots.used.remove(&slot);
             if remains != Remains::Nothing {
                 slots.burnt.insert(slot);
             }
+            if slots.used.is_empty() && slots.burnt.is_empty() {
+                self.locks.remove(&place.key);
+            }
         }
-        self.forget_if_idle(&place.key);
     }
 
     /// Nothing may come of this ticket any more, whoever asks.
     pub(crate) fn withdraw(&mut self, ticket: Ticket) {
         self.withdrawn.insert(ticket);
-        if self.withdrawn.len() > WITHDRAWN {
-            self.withdrawn.pop_first();
-        }
     }
 
     fn forget_detached(&mut self, now: BootTime) {
@@ -267,12 +254,6 @@ impl Places {
             if self.claims.get(&ticket).is_some_and(|place| matches!(place.stands, Stands::Holds(..))) {
                 self.leave(ticket, Remains::Nothing);
             }
-        }
-    }
-
-    fn forget_if_idle(&mut self, key: &LockKey) {
-        if self.locks.get(key).is_some_and(Slots::is_idle) {
-            self.locks.remove(key);
         }
     }
 }
@@ -295,16 +276,6 @@ impl Place {
     /// Whether it is the first that waits by now, and has not looked since: whoever is the first tells the holders.
     pub(crate) fn has_become_first(&self) -> bool {
         self.first_since.is_none() && self.ahead.as_ref().is_some_and(Ahead::is_first)
-    }
-}
-
-impl Slots {
-    fn free(&self) -> usize {
-        CONTENDERS.saturating_sub(self.contending)
-    }
-
-    fn is_idle(&self) -> bool {
-        self.contending == 0 && self.used.is_empty() && self.burnt.is_empty() && self.waiting.is_empty()
     }
 }
 
@@ -400,7 +371,10 @@ mod tests {
             places.leave(Ticket(ticket), Remains::Nothing);
         }
         places.give_up(&ClaimRef::new(key(), Ticket(many + 1)), Certainty::Settled);
-        assert!(places.locks.is_empty() && places.claims.is_empty(), "{places:?}");
+        assert!(
+            places.locks.is_empty() && places.contenders.are_none() && places.claims.is_empty(),
+            "{places:?}"
+        );
     }
 
     #[test]

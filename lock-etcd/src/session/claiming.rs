@@ -16,7 +16,7 @@ use crate::lease::{self, Timed};
 use crate::link::Line;
 use crate::names;
 use crate::place::{Entered, Remains, Stands};
-use crate::queue::Queue;
+use crate::queue::{Queue, place_of};
 
 /// So often whoever tries is sent behind those that it has seen.
 const QUICK: u32 = 3;
@@ -73,7 +73,7 @@ impl Shared {
     async fn ask(self: &Arc<Shared>, asked: &mut Asked<'_>, time: Option<Duration>) -> Result<Claimed> {
         if !self.is_unknown(asked) {
             let looked = self.look(asked).await?;
-            if let Some(place) = looked.seen.queue.place(&asked.name) {
+            if let Some(place) = place_of(&looked.seen.queue, &asked.name) {
                 return self.stands_at(asked, place, looked, time).await;
             }
             // Somebody has ended it. It is made anew.
@@ -94,7 +94,7 @@ impl Shared {
                 }
                 (Answer::Queue(seen), line) => Looked { seen: lives(seen)?, line },
             };
-            if let Some(place) = looked.seen.queue.place(&asked.name) {
+            if let Some(place) = place_of(&looked.seen.queue, &asked.name) {
                 return self.stands_at(asked, place, looked, time).await;
             }
             let Seen { queue, revision, .. } = looked.seen;

@@ -12,7 +12,7 @@ use crate::claim::Asked;
 use crate::link::Line;
 use crate::names;
 use crate::place::{Place, Stands};
-use crate::queue::Queue;
+use crate::queue::{Queue, excluder, obstacle};
 use crate::sight;
 use crate::watch::Range;
 
@@ -77,10 +77,10 @@ impl Shared {
         looked: &Looked,
     ) -> Result<bool> {
         let (ticket, own, at) = (asked.claim.ticket, queue.entries()[place].revision, looked.seen.revision);
-        let lone = (queue.sessions() > FEW || place > FEW_CLAIMS).then(|| queue.excluder(place)).flatten();
+        let lone = (queue.sessions() > FEW || place > FEW_CLAIMS).then(|| excluder(queue, place)).flatten();
         let (name, obstacle) = match &lone {
             Some((name, obstacle)) => (name, obstacle.clone()),
-            None => (&asked.lock, queue.obstacle(place)),
+            None => (&asked.lock, obstacle(queue, place)),
         };
         let hears = |place: &mut Place| place.ahead.as_ref().is_some_and(|ahead| ahead.hears(name));
         if !self.of(ticket, hears).unwrap_or(true) {

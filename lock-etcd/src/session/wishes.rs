@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use etcd_client::{PutOptions, Txn, TxnOp};
-use lock_core::{BootTime, ClaimRef, Event, LockKey, Reason, Result, SessionId, Ticket};
+use lock_core::queue::wishes;
+use lock_core::{BootTime, Event, LockKey, Reason, Result, SessionId};
 
 use super::Shared;
 use crate::claim::is_made_at;
@@ -75,7 +76,7 @@ impl Shared {
                 self.names.wanted(self.id),
                 self.hears(|session, news| {
                     if let News::Written { value } = news {
-                        wishes(value).for_each(|claim| session.sink.send(Event::Wanted(claim)));
+                        wishes::read(value).for_each(|claim| session.sink.send(Event::Wanted(claim)));
                     }
                 }),
             )?,
@@ -107,9 +108,9 @@ impl Shared {
             .into_iter()
             .filter_map(|(session, holds)| {
                 let first = holds.first()?;
-                let words: Vec<String> = holds.iter().map(|hold| wish(key, hold.ticket)).collect();
+                let words = wishes::written(holds.iter().map(|hold| (key, hold.ticket)));
                 let lease = PutOptions::new().with_lease(first.lease);
-                let put = TxnOp::put(self.names.wanted(session), words.join("\n"), Some(lease));
+                let put = TxnOp::put(self.names.wanted(session), words, Some(lease));
                 let stands = is_made_at(&first.name, first.revision);
                 Some(TxnOp::txn(Txn::new().when(vec![stands]).and_then(vec![put])))
             })
@@ -124,29 +125,5 @@ impl Shared {
         if self.wishes.is_time(key, self.now()) {
             self.tell_holders(key, queue).await;
         }
-    }
-}
-
-fn wish(key: &LockKey, ticket: Ticket) -> String {
-    format!("{} {}", ticket.0, key.encoded())
-}
-
-fn wishes(value: &str) -> impl Iterator<Item = ClaimRef> {
-    value.lines().filter_map(|line| {
-        let (ticket, key) = line.split_once(' ')?;
-        Some(ClaimRef::new(LockKey::decode(key)?, Ticket(ticket.parse().ok()?)))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wishes_read_back() {
-        let (one, other) = (LockKey::new("a b\n").unwrap(), LockKey::new("c").unwrap());
-        let value = [wish(&one, Ticket(3)), "no wish".to_owned(), wish(&other, Ticket(4))].join("\n");
-        let read: Vec<_> = wishes(&value).collect();
-        assert_eq!(read, [ClaimRef::new(one, Ticket(3)), ClaimRef::new(other, Ticket(4))]);
     }
 }
