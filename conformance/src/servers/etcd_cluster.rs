@@ -1,13 +1,14 @@
 //! [`EtcdCluster`]: several etcd servers that agree on everything they acknowledge.
 
-use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use lock_core::{Error, Result};
 
 use super::account::secret;
 use super::etcd::Etcd;
 use super::etcd_setup::{ATTEMPTS, EtcdSetup, Place, is_taken};
+use super::members::{Members, Node};
 use super::peer_network::PeerNetwork;
 use super::ports::{Port, free_port};
 use super::waiting::{together, until};
@@ -16,8 +17,9 @@ use crate::remote::Loss;
 /// Etcd members that form a cluster, one of which leads. Ends when it is dropped.
 #[derive(Debug)]
 pub struct EtcdCluster {
-    members: Vec<Member>,
-    network: PeerNetwork,
+    members: Members<Etcd>,
+    /// As they are known to each other.
+    ids: Vec<u64>,
 }
 
 /// How a cluster is to be started.
@@ -27,19 +29,23 @@ pub struct EtcdClusterSetup {
     members: usize,
 }
 
-#[derive(Debug)]
-struct Member {
-    etcd: Arc<Etcd>,
-    /// As it is known to the others.
-    id: u64,
-    away: Mutex<Option<Away>>,
-}
+#[async_trait]
+impl Node for Etcd {
+    async fn is_killed(&self) -> Result<()> {
+        self.kill().await
+    }
 
-/// Why nobody waits for a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Away {
-    Lost(Loss),
-    CutOff,
+    async fn is_stopped(&self) -> Result<()> {
+        self.stop().await
+    }
+
+    fn goes_on(&self) -> Result<()> {
+        self.go_on()
+    }
+
+    async fn is_started_again(&self) -> Result<()> {
+        self.start_again().await
+    }
 }
 
 impl EtcdCluster {
@@ -53,12 +59,12 @@ impl EtcdCluster {
 
     /// Its members, those that are lost too. What every member knows, as an account, is asked of any.
     pub fn members(&self) -> Vec<Arc<Etcd>> {
-        self.members.iter().map(|member| Arc::clone(&member.etcd)).collect()
+        self.members.all()
     }
 
     /// The addresses of all members for clients, as in a URL: `127.0.0.1:PORT,127.0.0.1:PORT,…`.
     pub fn endpoints(&self) -> String {
-        let addresses: Vec<_> = self.members.iter().map(|member| member.etcd.address()).collect();
+        let addresses: Vec<_> = self.members().iter().map(|etcd| etcd.address()).collect();
         addresses.join(",")
     }
 
@@ -67,8 +73,7 @@ impl EtcdCluster {
     /// # Errors
     /// They do not agree within twenty seconds.
     pub async fn leader(&self) -> Result<Arc<Etcd>> {
-        let led = async || self.agreed_leader().await.map(Some);
-        until("the members agree on a leader", led).await.map(|leader| Arc::clone(&leader.etcd))
+        until("the members agree on a leader", async || self.agreed_leader().await.map(Some)).await
     }
 
     /// A member that is not lost, and does not lead.
@@ -77,8 +82,7 @@ impl EtcdCluster {
     /// There is none, or the others do not agree within twenty seconds.
     pub async fn follower(&self) -> Result<Arc<Etcd>> {
         let leader = self.leader().await?;
-        let mut present = self.present().map(|member| &member.etcd);
-        let follower = present.find(|etcd| !Arc::ptr_eq(etcd, &leader)).cloned();
+        let follower = self.present().find(|etcd| !Arc::ptr_eq(etcd, &leader));
         follower.ok_or_else(|| Error::invalid("the leader is the only member left"))
     }
 
@@ -98,11 +102,7 @@ impl EtcdCluster {
     /// # Errors
     /// It is no member, it is lost already, or less than a majority would be left.
     pub async fn lose(&self, member: &Etcd, how: Loss) -> Result<()> {
-        self.part(member, Away::Lost(how))?;
-        match how {
-            Loss::Killed => member.kill().await,
-            Loss::Stopped => member.stop().await,
-        }
+        self.members.lose(member, how).await
     }
 
     /// The leader and the other members cannot reach each other any more, but clients reach all of them. It goes on as leader
@@ -124,9 +124,7 @@ impl EtcdCluster {
     /// # Errors
     /// It is no member, it is lost already, or less than a majority would be left.
     pub fn isolate(&self, member: &Etcd) -> Result<()> {
-        let number = self.part(member, Away::CutOff)?;
-        self.network.cut_off(number);
-        Ok(())
+        self.members.isolate(member)
     }
 
     /// Brings back all members that are lost or isolated. Returns once all agree on a leader, and each takes writes.
@@ -134,15 +132,7 @@ impl EtcdCluster {
     /// # Errors
     /// One does not start, or they do not agree within twenty seconds.
     pub async fn heal(&self) -> Result<()> {
-        for (number, member) in self.members.iter().enumerate() {
-            let away = member.away().take();
-            match away {
-                Some(Away::Lost(Loss::Killed)) => member.etcd.start_again().await?,
-                Some(Away::Lost(Loss::Stopped)) => member.etcd.go_on()?,
-                Some(Away::CutOff) => self.network.heal(number),
-                None => {}
-            }
-        }
+        self.members.heal().await?;
         self.is_led().await
     }
 
@@ -153,8 +143,8 @@ impl EtcdCluster {
     pub async fn is_led(&self) -> Result<()> {
         until("each member takes writes", async || {
             self.agreed_leader().await?;
-            for member in self.present() {
-                member.etcd.takes_writes().await?;
+            for etcd in self.present() {
+                etcd.takes_writes().await?;
             }
             Ok(Some(()))
         })
@@ -163,40 +153,40 @@ impl EtcdCluster {
 
     /// Kills all members as `kill -9` does, and waits until they are gone.
     pub async fn kill(&self) -> Result<()> {
-        self.each(async |etcd| etcd.kill().await).await
+        self.members.each(async |etcd| etcd.kill().await).await
     }
 
     /// Ends all members in an orderly way, and waits until they are gone.
     pub async fn shut_down(&self) -> Result<()> {
-        self.each(async |etcd| etcd.shut_down().await).await
+        self.members.each(async |etcd| etcd.shut_down().await).await
     }
 
     /// Starts all members again after their end, at the same ports, with what they have written.
     pub async fn start_again(&self) -> Result<()> {
-        self.each(async |etcd| etcd.start_again().await).await?;
+        self.members.each(async |etcd| etcd.start_again().await).await?;
         self.is_led().await
     }
 
     /// Starts all members again after their end, at the same ports, without any data; with the root account, if they had one.
     pub async fn start_again_empty(&self) -> Result<()> {
-        self.members.iter().try_for_each(|member| member.etcd.forget())?;
-        begin(&self.network, &self.members()).await?;
+        self.members().iter().try_for_each(|etcd| etcd.forget())?;
+        begin(self.members.network(), &self.members()).await?;
         self.secure().await
     }
 
     /// Stops all members as `kill -STOP` does: their connections stay open, and nobody answers.
     pub async fn stop(&self) -> Result<()> {
-        self.each(async |etcd| etcd.stop().await).await
+        self.members.each(async |etcd| etcd.stop().await).await
     }
 
     /// Lets all members go on.
     pub fn go_on(&self) -> Result<()> {
-        self.members.iter().try_for_each(|member| member.etcd.go_on())
+        self.members.go_on()
     }
 
     /// Ends the connections of all clients, as [`Etcd::disconnect`] does, and returns how many those were.
     pub fn disconnect(&self) -> Result<usize> {
-        self.present().map(|member| member.etcd.disconnect()).sum()
+        self.present().map(|etcd| etcd.disconnect()).sum()
     }
 
     /// Writes until there is no more room, as [`Etcd::fill`] does.
@@ -208,59 +198,37 @@ impl EtcdCluster {
     pub async fn make_room(&self) -> Result<()> {
         let leader = self.leader().await?;
         leader.forget_filling().await?;
-        for member in self.present() {
-            member.etcd.defragment().await?;
+        for etcd in self.present() {
+            etcd.defragment().await?;
         }
         leader.disarm().await
     }
 
     /// How many descriptors of this process are for what its members say to each other. It changes with how much that is.
     pub fn descriptors(&self) -> usize {
-        self.network.descriptors()
+        self.members.network().descriptors()
     }
 
-    async fn agreed_leader(&self) -> Result<&Member> {
-        let asked =
-            self.present().map(|member| Arc::clone(&member.etcd)).map(async |etcd| etcd.status().await);
+    async fn agreed_leader(&self) -> Result<Arc<Etcd>> {
+        let asked = self.present().map(async |etcd| etcd.status().await);
         let mut answers = together(asked).await?.into_iter().map(|status| (status.leader, status.term));
         let first = answers.next().ok_or_else(|| Error::unavailable("no member is left"))?;
         if !answers.all(|answer| answer == first) {
             return Err(Error::unavailable("the members do not agree on a leader"));
         }
-        let leader = self.present().find(|member| member.id == first.0);
+        let leader = self.members.present().find(|(number, _)| self.ids.get(*number) == Some(&first.0));
+        let leader = leader.map(|(_, etcd)| Arc::clone(etcd));
         leader.ok_or_else(|| Error::unavailable("the members follow nobody who is left"))
     }
 
-    /// Nobody waits for this member any more. Returns its number.
-    fn part(&self, member: &Etcd, away: Away) -> Result<usize> {
-        let is_it = |(_, it): &(usize, &Member)| std::ptr::eq(&raw const *it.etcd, member);
-        let found = self.members.iter().enumerate().find(is_it);
-        let (number, it) = found.ok_or_else(|| Error::invalid("it is no member of this cluster"))?;
-        if it.away().is_some() {
-            return Err(Error::invalid("this member is lost already: heal the cluster first"));
-        }
-        if (self.present().count() - 1) * 2 <= self.members.len() {
-            return Err(Error::invalid("a majority has to be left: heal the cluster first"));
-        }
-        *it.away() = Some(away);
-        Ok(number)
-    }
-
     /// Those that have not been lost.
-    fn present(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(|member| member.away().is_none())
-    }
-
-    async fn each<F>(&self, act: impl FnMut(Arc<Etcd>) -> F) -> Result<()>
-    where
-        F: Future<Output = Result<()>> + Send + 'static,
-    {
-        together(self.members().into_iter().map(act)).await.map(drop)
+    fn present(&self) -> impl Iterator<Item = Arc<Etcd>> {
+        self.members.present().map(|(_, etcd)| Arc::clone(etcd))
     }
 
     async fn secure(&self) -> Result<()> {
-        if let Some(first) = self.members.first() {
-            first.etcd.secure().await?;
+        if let Some(first) = self.members().first() {
+            first.secure().await?;
         }
         self.is_led().await
     }
@@ -306,16 +274,17 @@ impl EtcdClusterSetup {
 
     async fn attempt(&self) -> Result<EtcdCluster> {
         let ports = (0..self.members).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
-        let network = PeerNetwork::between(ports.iter().map(Port::number).collect()).await?;
+        let network = PeerNetwork::between(ports.iter().map(|port| vec![port.number()]).collect()).await?;
+        let url = |number, port: &Port| format!("http://{}", PeerNetwork::address(number, port.number()));
         let names =
-            (0..self.members).map(|number| format!("member{number}={}", PeerNetwork::address(number)));
+            ports.iter().enumerate().map(|(number, port)| format!("member{number}={}", url(number, port)));
         let (names, token) = (names.collect::<Vec<_>>().join(","), secret());
         let prepared = ports.into_iter().enumerate().map(|(number, peer)| {
             let mut setup = self.member.clone();
             setup.place = Some(Place {
                 name: format!("member{number}"),
-                advertised: PeerNetwork::address(number),
-                network: network.door(number),
+                advertised: url(number, &peer),
+                network: network.door(number).map(|door| format!("socks5://{door}")).unwrap_or_default(),
                 members: names.clone(),
                 token: token.clone(),
             });
@@ -323,11 +292,9 @@ impl EtcdClusterSetup {
         });
         let members = prepared.map(|etcd| etcd.map(Arc::new)).collect::<Result<Vec<_>>>()?;
         begin(&network, &members).await?;
-        let known = members.into_iter().map(async |etcd| {
-            let id = etcd.status().await?.member;
-            Ok(Member { etcd, id, away: Mutex::new(None) })
-        });
-        let cluster = EtcdCluster { members: together(known).await?, network };
+        let ids = members.iter().map(Arc::clone).map(async |etcd| Ok(etcd.status().await?.member));
+        let ids = together(ids).await?;
+        let cluster = EtcdCluster { members: Members::new(members, network), ids };
         cluster.secure().await?;
         Ok(cluster)
     }
@@ -353,10 +320,4 @@ async fn begin(network: &PeerNetwork, members: &[Arc<Etcd>]) -> Result<()> {
     let outcome = tokio::try_join!(together(launched), admitted);
     network.refuse(false);
     outcome.map(drop)
-}
-
-impl Member {
-    fn away(&self) -> MutexGuard<'_, Option<Away>> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }

@@ -13,6 +13,8 @@
 //!   back.
 //! - [`PostgresReplication`]: a primary and its replica, which takes its place when it is lost or cut off.
 //! - [`PgBouncer`]: clients of a PostgreSQL server share its connections.
+//! - [`ZooKeeper`]: one server, and sessions that are ended.
+//! - [`ZooKeeperEnsemble`]: several that agree, of which the leader is lost or cut off.
 //! - [`Authority`] and [`Tls`]: servers that speak TLS, with certificates that are good or bad.
 //! - [`WallClock`]: the time that a server sees.
 //!
@@ -40,6 +42,7 @@ mod etcd_setup;
 mod family;
 mod hanging_up;
 mod island;
+mod members;
 mod peer_network;
 mod pgbouncer;
 mod ports;
@@ -64,6 +67,9 @@ mod tls;
 mod unprivileged;
 mod waiting;
 mod wall_clock;
+mod zookeeper;
+mod zookeeper_ensemble;
+mod zookeeper_setup;
 
 pub use self::certificates::{Authority, Certificate};
 pub use self::etcd::Etcd;
@@ -85,3 +91,6 @@ pub use self::redis_setup::RedisSetup;
 pub use self::resp::Reply;
 pub use self::tls::{ClientCertificates, Tls};
 pub use self::wall_clock::WallClock;
+pub use self::zookeeper::ZooKeeper;
+pub use self::zookeeper_ensemble::{ZooKeeperEnsemble, ZooKeeperEnsembleSetup};
+pub use self::zookeeper_setup::ZooKeeperSetup;

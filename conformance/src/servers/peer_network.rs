@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Result as IoResult;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lock_core::{Error, Result};
@@ -19,14 +19,13 @@ use crate::proxy::{Proxy, Way};
 
 /// Of 192.0.2.0/24, which is set aside for documentation.
 const TOLD: [u8; 3] = [192, 0, 2];
-const TOLD_PORT: u16 = 2380;
 
 /// The network between so many members, each of which has a number from 0 on.
 #[derive(Debug)]
 pub(super) struct PeerNetwork {
     /// Its own: a test that blocks its runtime, or ends it, does not part the members.
     runtime: Option<Runtime>,
-    doors: Vec<String>,
+    doors: Vec<SocketAddr>,
     pairs: Vec<Pair>,
     cut_off: Mutex<BTreeSet<usize>>,
 }
@@ -40,8 +39,8 @@ struct Pair {
 }
 
 impl PeerNetwork {
-    /// Between members who listen at these ports of 127.0.0.1.
-    pub(super) async fn between(ports: Vec<u16>) -> Result<PeerNetwork> {
+    /// Between members each of whom listens at these ports of 127.0.0.1.
+    pub(super) async fn between(ports: Vec<Vec<u16>>) -> Result<PeerNetwork> {
         let failed = |error| Error::unavailable("no network between members").caused_by(error);
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -61,13 +60,15 @@ impl PeerNetwork {
             let (mut doors, mut pairs) = (Vec::new(), Vec::new());
             for from in 0..ports.len() {
                 let mut ways = BTreeMap::new();
-                for (to, port) in ports.iter().enumerate().filter(|(to, _)| *to != from) {
-                    let proxy = Proxy::to(format!("127.0.0.1:{port}")).await?;
-                    ways.insert(told(to), proxy.address());
+                for (to, ports) in ports.iter().enumerate().filter(|(to, _)| *to != from) {
+                    let upstreams: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+                    let proxy = Proxy::to(upstreams.join(",")).await?;
+                    let told = ports.iter().map(|port| PeerNetwork::address(to, *port));
+                    ways.extend(told.zip(proxy.addresses()));
                     pairs.push(Pair { from, to, proxy });
                 }
                 let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
-                doors.push(door.local_addr().map_err(failed)?.to_string());
+                doors.push(door.local_addr().map_err(failed)?);
                 tokio::spawn(serve(door, Arc::new(ways)));
             }
             Ok((doors, pairs))
@@ -78,14 +79,16 @@ impl PeerNetwork {
         Ok(network)
     }
 
-    /// Where a member is for the others, as they are told.
-    pub(super) fn address(member: usize) -> String {
-        format!("http://{}", told(member))
+    /// Where a member is for the others, as they are told, if it listens at this port.
+    pub(super) fn address(member: usize, port: u16) -> SocketAddrV4 {
+        let [first, second, third] = TOLD;
+        let last = u8::try_from(member + 1).unwrap_or(u8::MAX);
+        SocketAddrV4::new(Ipv4Addr::new(first, second, third, last), port)
     }
 
-    /// How a member reaches the others: a proxy, as Go's programs are told of one.
-    pub(super) fn door(&self, member: usize) -> String {
-        self.doors.get(member).map(|door| format!("socks5://{door}")).unwrap_or_default()
+    /// How a member reaches the others: a SOCKS proxy.
+    pub(super) fn door(&self, member: usize) -> Option<SocketAddr> {
+        self.doors.get(member).copied()
     }
 
     /// Resets whoever calls, or no longer.
@@ -133,13 +136,6 @@ impl Drop for PeerNetwork {
     }
 }
 
-/// Where a member is for the others.
-fn told(member: usize) -> SocketAddrV4 {
-    let [first, second, third] = TOLD;
-    let last = u8::try_from(member + 1).unwrap_or(u8::MAX);
-    SocketAddrV4::new(Ipv4Addr::new(first, second, third, last), TOLD_PORT)
-}
-
 /// Which proxy leads to whom.
 type Ways = Arc<BTreeMap<SocketAddrV4, String>>;
 
@@ -158,7 +154,7 @@ async fn serve(door: TcpListener, ways: Ways) {
     }
 }
 
-/// SOCKS, version 5, without a password, as Go speaks it: a connection to an address of IPv4.
+/// SOCKS, version 5, without a password, as Go and Java speak it: a connection to an address of IPv4.
 async fn lead(mut member: TcpStream, ways: Ways) -> IoResult<()> {
     const VERSION: u8 = 5;
     const NO_PASSWORD: u8 = 0;

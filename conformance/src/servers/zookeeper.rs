@@ -10,8 +10,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::hanging_up::hang_up;
 use super::island::Island;
-use super::ports::Port;
+use super::ports::{Port, free_port};
 use super::process::Server;
 use super::zookeeper_setup::ZooKeeperSetup;
 
@@ -26,6 +27,8 @@ pub struct ZooKeeper {
     setup: ZooKeeperSetup,
     directory: TempDir,
     port: Port,
+    /// Of a server whose port is for TLS: where it is asked.
+    plain: Option<Port>,
 }
 
 impl ZooKeeper {
@@ -72,13 +75,7 @@ impl ZooKeeper {
 
     /// Starts it again after its end, at the same port, without any data.
     pub async fn start_again_empty(&self) -> Result<()> {
-        self.has_to_be_down()?;
-        match std::fs::remove_dir_all(self.directory().join("data")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::unavailable("cannot remove the data").caused_by(error));
-            }
-            _ => {}
-        }
+        self.forget()?;
         self.launch().await
     }
 
@@ -97,8 +94,9 @@ impl ZooKeeper {
     /// # Errors
     /// No answer within five seconds.
     pub async fn asked(&self, word: &str) -> Result<String> {
-        let asked = within(&SystemClock::new(), PATIENCE, async {
-            let mut stream = TcpStream::connect(self.endpoint()).await?;
+        let clock = SystemClock::new();
+        let asked = within(&clock, PATIENCE, async {
+            let mut stream = TcpStream::connect(self.plain()).await?;
             stream.write_all(word.as_bytes()).await?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await?;
@@ -107,11 +105,53 @@ impl ZooKeeper {
         match asked.await {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => Err(Error::unavailable(format!("no answer to {word}")).caused_by(error)),
-            None => {
-                Err(Error::new(ErrorKind::TimedOut, format!("no answer to {word} within {PATIENCE:?}")))
-            }
+            None => Err(Error::new(ErrorKind::TimedOut, format!("no answer to {word} within {PATIENCE:?}"))),
         }
         .map_err(|error| error.at(self.address()))
+    }
+
+    /// Ends the connections of all its clients, as it would do itself. Returns how many those were.
+    pub fn disconnect(&self) -> Result<usize> {
+        hang_up(self.server()?.pid(), self.port())
+    }
+
+    /// How it serves: `leader`, `follower` or `standalone`.
+    ///
+    /// # Errors
+    /// It does not serve.
+    pub async fn mode(&self) -> Result<String> {
+        let answer = self.asked("srvr").await?;
+        let mode = answer.lines().find_map(|line| line.strip_prefix("Mode: "));
+        mode.map(str::to_owned)
+            .ok_or_else(|| Error::unavailable(format!("it does not serve: {}", answer.trim())))
+    }
+
+    /// One of the numbers that it has of itself: `zk_watch_count`.
+    ///
+    /// # Errors
+    /// There is no such number, or it does not serve.
+    pub async fn number(&self, name: &str) -> Result<u64> {
+        let answer = self.asked("mntr").await?;
+        let number = answer.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        number
+            .map(|number| number as u64)
+            .ok_or_else(|| Error::unavailable(format!("there is no {name} in {answer:?}")))
+    }
+
+    /// In what steps it looks who is still there. The shortest session is two of them.
+    pub fn tick(&self) -> Duration {
+        self.setup.tick_time()
+    }
+
+    /// Removes its data.
+    pub(super) fn forget(&self) -> Result<()> {
+        self.has_to_be_down()?;
+        match std::fs::remove_dir_all(self.directory().join("data")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::unavailable("cannot remove the data").caused_by(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// One that is to be launched.
@@ -120,15 +160,15 @@ impl ZooKeeper {
             .prefix("zookeeper-")
             .tempdir()
             .map_err(|error| Error::unavailable("no directory for a server").caused_by(error))?;
-        Ok(ZooKeeper { server: Mutex::new(None), setup, directory, port })
+        let plain = if setup.has_tls() { Some(free_port()?) } else { None };
+        Ok(ZooKeeper { server: Mutex::new(None), setup, directory, port, plain })
     }
 
     /// Returns once it says in which mode it serves.
     pub(super) async fn launch(&self) -> Result<()> {
-        std::fs::write(self.directory().join("zoo.cfg"), self.setup.configuration(self))
-            .map_err(|error| Error::unavailable("cannot write zoo.cfg").caused_by(error))?;
+        self.setup.configure(self)?;
         let program = self.setup.program_of(self);
-        let server = program.start(async || Ok(self.asked("srvr").await?.contains("Mode: "))).await?;
+        let server = program.start(async || self.mode().await.map(|_| true)).await?;
         *self.running() = Some(Arc::new(server));
         Ok(())
     }
@@ -136,6 +176,12 @@ impl ZooKeeper {
     pub(super) fn endpoint(&self) -> SocketAddr {
         let island = self.setup.island.as_ref();
         (island.map_or(Ipv4Addr::LOCALHOST.into(), Island::address), self.port()).into()
+    }
+
+    /// Where it takes what is not encrypted.
+    pub(super) fn plain(&self) -> SocketAddr {
+        let port = self.plain.as_ref().unwrap_or(&self.port).number();
+        (self.endpoint().ip(), port).into()
     }
 
     /// One that crashed by itself is down, too.

@@ -1,12 +1,15 @@
 //! [`ZooKeeperSetup`]: how a [`ZooKeeper`] is to be started, and the configuration that comes of it.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use lock_core::Result;
+use lock_core::{Error, Result};
 
 use super::island::Island;
 use super::ports::free_port;
 use super::process::Program;
+use super::tls::{ClientCertificates, Tls};
 use super::zookeeper::ZooKeeper;
 
 /// What Debian's package has: the server with all that it needs, and a logger that writes to the standard error.
@@ -17,21 +20,41 @@ const MAIN: &str = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
 const TICK: Duration = Duration::from_millis(500);
 
 /// How often a start is tried where somebody else's server was faster at a port.
-const ATTEMPTS: usize = 4;
+pub(super) const ATTEMPTS: usize = 4;
 
 /// How a ZooKeeper server is to be started.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ZooKeeperSetup {
     tick: Duration,
     settings: Vec<(String, String)>,
+    tls: Option<Tls>,
+    users: Vec<(String, String)>,
     pub(super) island: Option<Island>,
+    pub(super) place: Option<Place>,
+}
+
+/// A member's place in its ensemble.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) number: usize,
+    /// What the configuration says of all members: `server.1=…`.
+    pub(super) members: Vec<String>,
+    /// How it reaches the others.
+    pub(super) door: SocketAddr,
 }
 
 impl ZooKeeperSetup {
     /// One server without accounts. What it acknowledges survives a kill, though not the end of the machine: it does not wait for
     /// the disk.
     pub fn new() -> ZooKeeperSetup {
-        ZooKeeperSetup { tick: TICK, settings: Vec::new(), island: None }
+        ZooKeeperSetup {
+            tick: TICK,
+            settings: Vec::new(),
+            tls: None,
+            users: Vec::new(),
+            island: None,
+            place: None,
+        }
     }
 
     /// In what steps it looks who is still there: half a second if this is not called. The shortest session is two of them.
@@ -48,7 +71,21 @@ impl ZooKeeperSetup {
         self
     }
 
-    /// Has it listen for clients on this island.
+    /// Has it speak TLS with its clients at its port. Whatever a test asks of it goes to another one.
+    #[must_use]
+    pub fn tls(mut self, tls: &Tls) -> ZooKeeperSetup {
+        self.tls = Some(tls.clone());
+        self
+    }
+
+    /// An account for clients that log in by SASL with DIGEST-MD5. Those that do not are let in as anybody.
+    #[must_use]
+    pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> ZooKeeperSetup {
+        self.users.push((name.into(), password.into()));
+        self
+    }
+
+    /// Has it listen for clients on this island. Not for an ensemble, whose members would not reach each other.
     #[must_use]
     pub fn on(mut self, island: &Island) -> ZooKeeperSetup {
         self.island = Some(island.clone());
@@ -66,41 +103,109 @@ impl ZooKeeperSetup {
             let server = ZooKeeper::prepared(self.clone(), free_port()?)?;
             match server.launch().await {
                 Ok(()) => return Ok(server),
-                Err(error) if attempts > 0 && error.message().contains("Address already in use") => {}
+                Err(error) if attempts > 0 && is_taken(&error) => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// The file `zoo.cfg`, relative to the server's directory.
-    pub(super) fn configuration(&self, server: &ZooKeeper) -> String {
-        let tick = self.tick.as_millis();
-        let mut lines = vec![
-            format!("tickTime={tick}"),
+    pub(super) fn tick_time(&self) -> Duration {
+        self.tick
+    }
+
+    pub(super) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Writes the files by which it is started, into its directory.
+    pub(super) fn configure(&self, server: &ZooKeeper) -> Result<()> {
+        let write = |name: &str, text: String| {
+            let path = server.directory().join(name);
+            std::fs::create_dir_all(path.parent().unwrap_or(server.directory()))
+                .and_then(|()| std::fs::write(path, text))
+                .map_err(|error| Error::unavailable(format!("cannot write {name}")).caused_by(error))
+        };
+        write("zoo.cfg", self.configuration(server))?;
+        write("jaas.conf", self.accounts())?;
+        if let Some(tls) = &self.tls {
+            let read = |path: &std::path::Path| {
+                std::fs::read_to_string(path)
+                    .map_err(|error| Error::unavailable("cannot read a certificate").caused_by(error))
+            };
+            write("server.pem", read(tls.certificate.key())? + &read(tls.certificate.certificate())?)?;
+        }
+        match &self.place {
+            Some(place) => write("data/myid", (place.number + 1).to_string()),
+            None => Ok(()),
+        }
+    }
+
+    fn configuration(&self, server: &ZooKeeper) -> String {
+        let mut lines: Vec<String> = [
+            format!("tickTime={}", self.tick.as_millis()),
             "dataDir=data".to_owned(),
-            format!("clientPort={}", server.port()),
-            format!("clientPortAddress={}", server.endpoint().ip()),
+            format!("clientPort={}", server.plain().port()),
+            format!("clientPortAddress={}", server.plain().ip()),
             "admin.enableServer=false".to_owned(),
             "4lw.commands.whitelist=*".to_owned(),
             "forceSync=no".to_owned(),
             "maxClientCnxns=0".to_owned(),
             "maxSessionTimeout=3600000".to_owned(),
-            "extendedTypesEnabled=true".to_owned(),
-        ];
+        ]
+        .into();
+        if !self.users.is_empty() {
+            lines.push(
+                "authProvider.sasl=org.apache.zookeeper.server.auth.SASLAuthenticationProvider".to_owned(),
+            );
+        }
+        if let Some(tls) = &self.tls {
+            let clients = match tls.clients {
+                ClientCertificates::Unasked => "none",
+                ClientCertificates::Optional => "want",
+                ClientCertificates::Required => "need",
+            };
+            lines.extend([
+                "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory".to_owned(),
+                format!("secureClientPort={}", server.port()),
+                format!("secureClientPortAddress={}", server.endpoint().ip()),
+                "ssl.keyStore.location=server.pem".to_owned(),
+                "ssl.keyStore.type=PEM".to_owned(),
+                format!("ssl.trustStore.location={}", tls.authority.display()),
+                "ssl.trustStore.type=PEM".to_owned(),
+                format!("ssl.clientAuth={clients}"),
+            ]);
+        }
+        if let Some(place) = &self.place {
+            // Soon noticed, as all that is between them is this machine.
+            lines.extend(["initLimit=20", "syncLimit=4", "quorumListenOnAllIPs=true"].map(str::to_owned));
+            lines.extend(place.members.iter().cloned());
+        }
         lines.extend(self.settings.iter().map(|(name, value)| format!("{name}={value}")));
         lines.join("\n") + "\n"
     }
 
+    fn accounts(&self) -> String {
+        let users: Vec<_> =
+            self.users.iter().map(|(name, password)| format!("    user_{name}=\"{password}\"\n")).collect();
+        let login = "org.apache.zookeeper.server.auth.DigestLoginModule required";
+        format!("Server {{\n    {login}\n{};\n}};\n", users.concat().trim_end())
+    }
+
     pub(super) fn program_of(&self, server: &ZooKeeper) -> Program {
+        let mut program = Program::new("java", server.directory()).package("zookeeper default-jre-headless");
         // A small heap, and the compiler that is ready sooner: it serves a test.
-        let program = Program::new("java", server.directory()).package("zookeeper").arguments([
-            "-Xmx128m",
-            "-XX:TieredStopAtLevel=1",
-            "-cp",
-            CLASSES,
-            MAIN,
-            "zoo.cfg",
-        ]);
+        program = program.arguments(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
+        if !self.users.is_empty() {
+            program = program.arguments(["-Djava.security.auth.login.config=jaas.conf"]);
+        }
+        if let Some(Place { door, .. }) = &self.place {
+            program = program.arguments([
+                format!("-DsocksProxyHost={}", door.ip()),
+                format!("-DsocksProxyPort={}", door.port()),
+                "-Dzookeeper.cnxTimeout=1000".to_owned(),
+            ]);
+        }
+        program = program.arguments(["-cp", CLASSES, MAIN, "zoo.cfg"]);
         match &self.island {
             Some(island) => program.on(island),
             None => program,
@@ -112,4 +217,19 @@ impl Default for ZooKeeperSetup {
     fn default() -> ZooKeeperSetup {
         ZooKeeperSetup::new()
     }
+}
+
+impl fmt::Debug for ZooKeeperSetup {
+    /// Without the passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ZooKeeperSetup")
+            .field("tick", &self.tick)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether that is why a start failed.
+pub(super) fn is_taken(error: &Error) -> bool {
+    error.message().contains("Address already in use")
 }

@@ -19,6 +19,7 @@ pub use self::claim::{
 };
 pub use self::event::{Event, EventSink};
 pub use self::sight::{Cursor, Finding, HolderState, LockState, Page, Query, Severity, WaiterState};
+use crate::client::LockClientBuilder;
 use crate::error::{Error, Result};
 use crate::holder::HolderInfo;
 use crate::key::LockKey;
@@ -180,12 +181,21 @@ pub struct SessionOptions {
     pub ttl: Duration,
     /// Whose it is, for people.
     pub info: HolderInfo,
+    /// When the engine gives up a call that has not been answered. A backend that knows more about the silence can say it before.
+    pub call_timeout: Duration,
 }
 
 impl SessionOptions {
-    /// Options for a session.
+    /// Options for a session, with five seconds for a call.
     pub fn new(id: SessionId, domain: Domain, ttl: Duration, info: HolderInfo) -> SessionOptions {
-        SessionOptions { id, domain, ttl, info }
+        SessionOptions { id, domain, ttl, info, call_timeout: LockClientBuilder::DEFAULT_CALL_TIMEOUT }
+    }
+
+    /// With another time for a call.
+    #[must_use]
+    pub fn call_timeout(mut self, limit: Duration) -> SessionOptions {
+        self.call_timeout = limit;
+        self
     }
 }
 

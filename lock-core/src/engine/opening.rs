@@ -161,7 +161,9 @@ impl Keeper {
         loop {
             let id = SessionId::random()?;
             let session = OpenSession::new(core, id);
-            let options = SessionOptions::new(id, self.domain, core.settings.ttl, core.settings.info.clone());
+            let settings = &core.settings;
+            let options = SessionOptions::new(id, self.domain, settings.ttl, settings.info.clone())
+                .call_timeout(settings.call_timeout);
             // A retried open finds the session that the first one made: it lives since then, not since the last reply.
             let sent = core.clock.boot();
             loop {
