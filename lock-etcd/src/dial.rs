@@ -110,8 +110,7 @@ impl Dial {
         if !self.knows_tls() || !is_hung_up(error) {
             return None;
         }
-        let config = tls::config(&self.options.files)?;
-        handshake::refusal_of(endpoint, host(endpoint), config).await.map(refused)
+        handshake::refusal_of(endpoint, host(endpoint), &self.options.files).await.map(refused)
     }
 
     /// Whether what concerns TLS is in these options, and not in an application's own.

@@ -2,13 +2,11 @@
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
-use std::sync::Arc;
 
 use etcd_client::{Certificate, Identity, TlsOptions};
 use lock_core::{ErrorKind, Result};
-use lock_tls::{TlsFiles, Words, choose_provider, explain_refusal};
-use rustls::sign::SingleCertAndKey;
-use rustls::{AlertDescription, ClientConfig, RootCertStore};
+use lock_tls::{TlsFiles, Words, explain_refusal};
+use rustls::AlertDescription;
 
 const WORDS: Words = Words {
     scheme: "etcd",
@@ -30,30 +28,6 @@ pub(crate) fn options(files: &TlsFiles) -> Result<TlsOptions> {
         Some(identity) => options.identity(Identity::from_pem(identity.certificate, identity.key)),
         None => options,
     })
-}
-
-/// The same for a connection without the driver. `None` where the driver would not get as far as this either.
-pub(crate) fn config(files: &TlsFiles) -> Option<ClientConfig> {
-    let files = files.read().ok()?;
-    let known = files.authority.map_or_else(machines_own, |authority| authority.known);
-    let builder = ClientConfig::builder_with_provider(choose_provider())
-        .with_safe_default_protocol_versions()
-        .ok()?
-        .with_root_certificates(known);
-    let mut config = match files.identity {
-        Some(identity) => {
-            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified)))
-        }
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols.push(b"h2".to_vec());
-    Some(config)
-}
-
-fn machines_own() -> RootCertStore {
-    let mut known = RootCertStore::empty();
-    known.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    known
 }
 
 /// Why TLS is the reason that there is no connection.

@@ -23,9 +23,13 @@
 #![deny(missing_docs)]
 
 mod files;
+#[cfg(feature = "handshake")]
+mod handshake;
 mod provider;
 mod refusal;
 
 pub use self::files::{Authority, Identity, InFiles, TlsFiles};
+#[cfg(feature = "handshake")]
+pub use self::handshake::{ask, client_config};
 pub use self::provider::choose_provider;
 pub use self::refusal::{Words, explain_refusal};
