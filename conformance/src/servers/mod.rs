@@ -68,6 +68,7 @@ mod unprivileged;
 mod waiting;
 mod wall_clock;
 mod zookeeper;
+mod zookeeper_calls;
 mod zookeeper_ensemble;
 mod zookeeper_setup;
 

@@ -1,0 +1,186 @@
+//! [`Dial`]: where servers are, and how a session with them is begun.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lock_core::{Error, ErrorKind, ExposeSecret, Result, SystemClock, within};
+use lock_tls::{TlsFiles, ask, choose_provider, client_config};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use zookeeper_client::{Acls, Client, SaslOptions, TlsOptions};
+
+use crate::failure::{failed, refused_by_tls, wrong};
+use crate::options::{Access, ZooKeeperOptions};
+
+/// For a server that is asked why it lets nobody in.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where servers are, and how a session with them is begun.
+pub(crate) struct Dial {
+    /// `host:port`, one at least.
+    endpoints: Vec<String>,
+    options: ZooKeeperOptions,
+}
+
+impl Dial {
+    /// # Errors
+    /// [`Misconfigured`](ErrorKind::Misconfigured) without an endpoint, or for what does not go together; files for TLS that
+    /// cannot be used.
+    pub(crate) fn new(endpoints: Vec<String>, options: ZooKeeperOptions) -> Result<Dial> {
+        options.files.suit(options.tls, "zookeepers")?;
+        if endpoints.is_empty() {
+            return Err(wrong("there is no endpoint: name one server of ZooKeeper at least"));
+        }
+        if options.tick.is_zero() {
+            return Err(wrong(
+                "a tick of no time: it is the tickTime of the servers, two seconds unless they say otherwise",
+            ));
+        }
+        if options.tls {
+            for endpoint in &endpoints {
+                // The driver would panic.
+                ServerName::try_from(host(endpoint)).map_err(|error| {
+                    wrong(format!("{endpoint} cannot be reached with TLS")).caused_by(error)
+                })?;
+            }
+            // Whatever is wrong with the files is said now.
+            tls_options(&options.files)?;
+        }
+        Ok(Dial { endpoints, options })
+    }
+
+    pub(crate) fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    pub(crate) fn options(&self) -> &ZooKeeperOptions {
+        &self.options
+    }
+
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.options.tls { "zookeepers" } else { "zookeeper" }
+    }
+
+    /// Who may do what with a node that is created.
+    pub(crate) fn acls(&self) -> Acls<'static> {
+        match self.options.access_in_force() {
+            Access::Creator => Acls::creator_all(),
+            Access::World => Acls::anyone_all(),
+        }
+    }
+
+    /// A client with a session of its own that is to live for so long, if the servers agree. It has been let in.
+    ///
+    /// The driver goes from server to server until one lets it in, and says nothing of why others did not: where none does, each
+    /// is asked.
+    pub(crate) async fn client(&self, ttl: Duration) -> Result<Client> {
+        let limit = self.options.connect_timeout;
+        // Soon noticed where a server is silent, so that another one can be asked in the same session.
+        let mut connector =
+            Client::connector().with_session_timeout(ttl).with_connection_timeout((ttl / 4).min(limit));
+        if let Some(account) = &self.options.account {
+            let password = account.password.expose_secret();
+            connector = if account.with_sasl {
+                connector.with_sasl(SaslOptions::digest_md5(account.user.clone(), password.to_owned()))
+            } else {
+                connector.with_auth("digest", format!("{}:{password}", account.user).as_bytes())
+            };
+        }
+        let servers = self.endpoints.join(",");
+        let connecting = async {
+            if self.options.tls {
+                connector
+                    .with_tls(tls_options(&self.options.files)?)
+                    .secure_connect(&servers)
+                    .await
+                    .map_err(failed)
+            } else {
+                connector.connect(&servers).await.map_err(failed)
+            }
+        };
+        match within(&SystemClock::new(), limit, connecting).await {
+            Some(Ok(client)) => Ok(client),
+            Some(Err(error)) if *error.kind() != ErrorKind::Unavailable => Err(error),
+            Some(Err(error)) => Err(self.reason().await.unwrap_or(error)),
+            None => Err(self.reason().await.unwrap_or_else(|| silent(limit))),
+        }
+    }
+
+    /// Why no server lets anybody in, where one of them says so. TLS first: that does not pass.
+    async fn reason(&self) -> Option<Error> {
+        if self.options.tls {
+            for endpoint in &self.endpoints {
+                let config = client_config(&self.options.files).ok()?;
+                let asked = ask(endpoint, host(endpoint), config, b"srvr");
+                let said = within(&SystemClock::new(), PATIENCE, asked).await.flatten();
+                if let Some(refusal) = said.as_ref().and_then(refused_by_tls) {
+                    return Some(refusal.at(endpoint.as_str()));
+                }
+            }
+        }
+        for endpoint in &self.endpoints {
+            let connected = within(&SystemClock::new(), PATIENCE, TcpStream::connect(endpoint)).await;
+            if let Some(Err(error)) = connected {
+                let message = format!("{endpoint}: {error}; is it up, and can it be reached from here?");
+                return Some(Error::unavailable(message).caused_by(error));
+            }
+        }
+        None
+    }
+}
+
+impl fmt::Debug for Dial {
+    /// Without the account.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme(), self.endpoints.join(","))
+    }
+}
+
+fn silent(limit: Duration) -> Error {
+    Error::unavailable(format!(
+        "no server lets anybody in within {limit:?}; have they a quorum (srvr says \"not currently serving requests\" otherwise), \
+         have they room for another connection (maxClientCnxns), and do they speak TLS where the URL says so?"
+    ))
+}
+
+/// As the driver wants them. The files are read for each session.
+fn tls_options(files: &TlsFiles) -> Result<TlsOptions> {
+    choose_provider();
+    let files = files.read()?;
+    let authority = match files.authority {
+        Some(authority) => String::from_utf8_lossy(&authority.pem).into_owned(),
+        None => machines_own(),
+    };
+    let options = TlsOptions::new().with_pem_ca(&authority).map_err(|error| {
+        wrong(
+            "there is no certificate to know servers by: name a ca_file, or have the machine's own installed",
+        )
+        .caused_by(error)
+    })?;
+    match files.identity {
+        Some(identity) => options
+            .with_pem_identity(
+                &String::from_utf8_lossy(&identity.certificate),
+                &String::from_utf8_lossy(&identity.key),
+            )
+            .map_err(|error| wrong("the client's certificate and key cannot be used").caused_by(error)),
+        None => Ok(options),
+    }
+}
+
+/// In PEM, as the driver takes nothing else.
+fn machines_own() -> String {
+    let certificates = rustls_native_certs::load_native_certs().certs;
+    let pem = |certificate: &[u8]| {
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(certificate))
+    };
+    certificates.iter().map(|certificate| pem(certificate)).collect()
+}
+
+/// Of `host:port`, or `[address]:port`.
+fn host(endpoint: &str) -> &str {
+    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}

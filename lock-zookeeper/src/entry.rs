@@ -1,0 +1,136 @@
+//! [`Entry`]: one claim as it stands in its lock's queue. All that decides is in the name of its node, so that one list of names
+//! says how the lock stands.
+
+use lock_core::queue;
+use lock_core::{Claim, Error, ErrorKind, Mode, Permit, Result, SessionId, Ticket};
+
+/// The claims of a lock, in the order of their making.
+pub(crate) type Queue = queue::Queue<Entry>;
+
+/// A claim in its lock's queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Its node's name, within the lock's.
+    pub(crate) name: String,
+    pub(crate) session: SessionId,
+    pub(crate) ticket: Ticket,
+    pub(crate) mode: Mode,
+    pub(crate) permit: Permit,
+    /// The number that the store has put behind its name.
+    sequence: i64,
+}
+
+impl queue::Entry for Entry {
+    fn session(&self) -> SessionId {
+        self.session
+    }
+
+    fn permit(&self) -> Permit {
+        self.permit
+    }
+}
+
+/// What the name of a claim's node begins with; the store adds a number.
+pub(crate) fn name(session: SessionId, claim: &Claim) -> String {
+    let (ticket, mode) = (claim.ticket.0, claim.mode.encoded().replace('/', "_"));
+    format!("{session}.{ticket:x}.{mode}.{}.{}-", claim.permit.weight(), claim.permit.capacity())
+}
+
+impl Entry {
+    /// `None` for what this library does not write.
+    pub(crate) fn read(name: &str) -> Option<Entry> {
+        let (words, sequence) = name.split_once('-')?;
+        let words: Vec<_> = words.split('.').collect();
+        let [session, ticket, mode, weight, capacity] = words[..] else { return None };
+        Some(Entry {
+            name: name.to_owned(),
+            session: session.parse().ok()?,
+            ticket: Ticket(u64::from_str_radix(ticket, 16).ok()?),
+            mode: Mode::decode(&mode.replace('_', "/"))?,
+            permit: Permit::new(weight.parse().ok()?, capacity.parse().ok()?).ok()?,
+            sequence: sequence.parse().ok()?,
+        })
+    }
+}
+
+/// The queue of the lock at this path, of the names of its claims in any order.
+///
+/// # Errors
+/// Something else lies among them.
+pub(crate) fn queue(lock: &str, names: &[String]) -> Result<Queue> {
+    let read = |name: &String| {
+        Entry::read(name).ok_or_else(|| {
+            let path = format!("{lock}/{name}");
+            let message = format!(
+                "{path:?} is not what this library writes: does something else write under this root?"
+            );
+            Error::new(ErrorKind::Damaged, message)
+        })
+    };
+    let mut entries = names.iter().map(read).collect::<Result<Vec<_>>>()?;
+    // The numbers of a lock that is never idle go over from 2³¹ − 1 to −2³¹. Those of one moment lie close to each other, and are
+    // compared by how far they are from one of them.
+    let reference = entries.first().map_or(0, |entry| entry.sequence);
+    entries.sort_by_key(|entry| distance(reference, entry.sequence));
+    Ok(Queue::new(entries))
+}
+
+fn distance(from: i64, to: i64) -> i64 {
+    match (i32::try_from(from), i32::try_from(to)) {
+        (Ok(from), Ok(to)) => i64::from(to.wrapping_sub(from)),
+        // A later ZooKeeper counts with more bits.
+        _ => to.wrapping_sub(from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lock_core::LockKey;
+
+    fn of(number: u64, sequence: &str) -> String {
+        let claim = Claim::new(LockKey::new("k").unwrap(), Ticket(number), Mode::Exclusive, Permit::MUTEX);
+        name(SessionId::from_u128(7), &claim) + sequence
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let permits = Mode::Permits { held: 2, of: 5 };
+        for (mode, permit) in [
+            (Mode::Exclusive, Permit::MUTEX),
+            (Mode::Shared, Permit::READER),
+            (permits, Permit::new(2, 5).unwrap()),
+        ] {
+            let claim = Claim::new(LockKey::new("k").unwrap(), Ticket(31), mode, permit);
+            let name = name(SessionId::from_u128(7), &claim) + "0000000003";
+            assert!(!name.contains('/'), "{name}");
+            let read = Entry::read(&name).unwrap();
+            assert_eq!((read.session, read.ticket), (SessionId::from_u128(7), Ticket(31)));
+            assert_eq!((read.mode, read.permit, read.sequence), (mode, permit, 3));
+        }
+        for wrong in ["", "lock-0000000001", &of(1, ""), &of(1, "x"), &of(1, "1").replace(".1.1-", ".2.1-")] {
+            assert_eq!(Entry::read(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_making_also_where_the_numbers_go_over() {
+        for numbers in [
+            ["0000000008", "0000000009", "0000000010"],
+            ["2147483646", "2147483647", "-2147483648"],
+            ["-2147483648", "-2147483647", "-2147483646"],
+            ["-2", "-1", "0000000000"],
+            ["2147483647", "0000000002147483648", "0000000002147483649"],
+        ] {
+            for rotated in 0..3 {
+                let mut names: Vec<_> =
+                    numbers.iter().zip(1..).map(|(number, ticket)| of(ticket, number)).collect();
+                names.rotate_left(rotated);
+                let queue = queue("/l", &names).unwrap();
+                let tickets: Vec<_> = queue.entries().iter().map(|entry| entry.ticket.0).collect();
+                assert_eq!(tickets, [1, 2, 3], "{numbers:?}");
+            }
+        }
+        assert_eq!(queue("/l", &["lock-1".to_owned()]).unwrap_err().kind(), &ErrorKind::Damaged);
+    }
+}

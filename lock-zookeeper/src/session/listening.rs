@@ -1,0 +1,209 @@
+//! What a session is told: that what is in a claim's way has gone, that somebody waits, and how it stands with the servers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use lock_core::queue::wishes;
+use lock_core::{Error, ErrorKind, Event, Reason, Result, Ticket};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::{AbortHandle, JoinSet};
+use zookeeper_client::{Error as Driver, EventType, OneshotWatcher, SessionState, StateWatcher};
+
+use super::Shared;
+use crate::entry::{self, Queue};
+use crate::failure::failed;
+use crate::place::{Stands, Watched};
+use crate::wire::is_connected;
+
+/// The task in which a session listens. It ends with the session.
+#[derive(Debug, Default)]
+pub(super) struct Listeners(Mutex<Option<Task>>);
+
+#[derive(Debug)]
+struct Task {
+    orders: UnboundedSender<Order>,
+    handle: AbortHandle,
+}
+
+#[derive(Debug)]
+enum Order {
+    /// Until it fires, or another one takes its place.
+    Watch {
+        ticket: Ticket,
+        watched: Watched,
+        watcher: OneshotWatcher,
+    },
+    Forget {
+        ticket: Ticket,
+    },
+}
+
+impl Listeners {
+    fn order(&self, order: Order) {
+        if let Some(task) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = task.orders.send(order);
+        }
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            task.handle.abort();
+        }
+    }
+}
+
+impl Shared {
+    /// # Errors
+    /// Outside a Tokio runtime.
+    pub(super) fn listen(self: &Arc<Shared>) -> Result<()> {
+        let runtime = Handle::try_current().map_err(|_| {
+            Error::new(ErrorKind::Misconfigured, "locks in ZooKeeper are used inside a Tokio runtime")
+        })?;
+        let (orders, given) = unbounded_channel();
+        let handle = runtime.spawn(serve(Arc::downgrade(self), self.wire.states(), given)).abort_handle();
+        *self.listeners.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Task { orders, handle });
+        Ok(())
+    }
+
+    /// Has the claim told when the node of another one goes. Whether it was there.
+    pub(super) async fn watch_node(&self, ticket: Ticket, path: &str) -> Result<bool> {
+        // A look at whether it is there would leave a watch for its coming, which is never.
+        let watching = self.wire.ask(|client| async move {
+            match client.get_and_watch_data(path).await {
+                Ok((_, _, watcher)) => Ok(Some(watcher)),
+                Err(Driver::NoNode) => Ok(None),
+                Err(error) => Err(failed(error)),
+            }
+        });
+        let Some(watcher) = watching.await? else { return Ok(false) };
+        self.is_watched(ticket, Watched::Node(path.to_owned()), watcher);
+        Ok(true)
+    }
+
+    /// Has the claim told when any of the lock's claims comes or goes. Returns them.
+    pub(super) async fn watch_all(&self, ticket: Ticket, lock: &str) -> Result<Queue> {
+        let watching =
+            self.wire.ask(|client| async move { client.list_and_watch_children(lock).await.map_err(failed) });
+        let (names, watcher) = watching.await?;
+        self.is_watched(ticket, Watched::All, watcher);
+        entry::queue(lock, &names)
+    }
+
+    /// A claim that is about to leave, or to hold, does not wait any more.
+    pub(super) fn waits_no_more(&self, ticket: Ticket) {
+        if self.of(ticket, |place| place.watches.take().is_some()) == Some(true) {
+            self.listeners.order(Order::Forget { ticket });
+        }
+    }
+
+    fn is_watched(&self, ticket: Ticket, watched: Watched, watcher: OneshotWatcher) {
+        let waits = self.of(ticket, |place| {
+            let waits = matches!(place.stands, Stands::Waits(_));
+            place.watches = waits.then(|| watched.clone());
+            waits
+        });
+        // Whoever has no place any more has been given back meanwhile.
+        if waits == Some(true) {
+            self.listeners.order(Order::Watch { ticket, watched, watcher });
+        }
+    }
+
+    /// What the claim watched has changed, or nobody can tell any more.
+    fn hears(&self, ticket: Ticket, watched: &Watched) {
+        let waits = self.of(ticket, |place| {
+            let is_it = place.watches.as_ref() == Some(watched);
+            if is_it {
+                place.watches = None;
+            }
+            is_it
+        });
+        if waits == Some(true) {
+            self.sink.send(Event::Recheck(ticket));
+        }
+    }
+}
+
+async fn serve(session: Weak<Shared>, mut states: StateWatcher, mut orders: UnboundedReceiver<Order>) {
+    let mut watching: JoinSet<(Ticket, Watched)> = JoinSet::new();
+    let mut handles: HashMap<Ticket, AbortHandle> = HashMap::new();
+    let mut wanted = JoinSet::from_iter([listen_to_wishes(session.clone(), states.clone())]);
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                None => return,
+                Some(Order::Forget { ticket }) => {
+                    if let Some(handle) = handles.remove(&ticket) {
+                        handle.abort();
+                    }
+                }
+                Some(Order::Watch { ticket, watched, watcher }) => {
+                    let handle = watching.spawn(async move {
+                        watcher.changed().await;
+                        (ticket, watched)
+                    });
+                    if let Some(before) = handles.insert(ticket, handle) {
+                        before.abort();
+                    }
+                }
+            },
+            Some(ended) = watching.join_next() => {
+                // One that was not waited for any more has nothing to tell.
+                let Ok((ticket, watched)) = ended else { continue };
+                handles.retain(|_, handle| !handle.is_finished());
+                let Some(session) = session.upgrade() else { return };
+                session.hears(ticket, &watched);
+            }
+            Some(_) = wanted.join_next() => {
+                let Some(session) = session.upgrade() else { return };
+                // Without that node it would be no session to the others.
+                session.sink.send(Event::Lost(Reason::SessionEnded));
+            }
+            state = states.changed() => {
+                let Some(session) = session.upgrade() else { return };
+                match state {
+                    // What was watched before still is, and what has happened meanwhile is told; but what was sent may be lost.
+                    SessionState::SyncConnected => session.sink.send(Event::Gap),
+                    state if state.is_terminated() => {
+                        session.sink.send(Event::Lost(Reason::SessionEnded));
+                        return;
+                    }
+                    _ => session.pulse.lock().is_lost(),
+                }
+            }
+        }
+    }
+}
+
+/// Until the session's node for it has gone.
+async fn listen_to_wishes(session: Weak<Shared>, mut states: StateWatcher) {
+    let Some(path) = session.upgrade().map(|session| session.names.wanted(session.id)) else { return };
+    loop {
+        let watcher = {
+            let Some(session) = session.upgrade() else { return };
+            let Ok(client) = session.wire.client() else { return };
+            match client.get_and_watch_data(&path).await {
+                Ok((data, _, watcher)) => {
+                    let words = String::from_utf8_lossy(&data).into_owned();
+                    wishes::read(&words).for_each(|claim| session.sink.send(Event::Wanted(claim)));
+                    Some(watcher)
+                }
+                Err(Driver::NoNode) => return,
+                // There has been no connection: it is asked for with the next one.
+                Err(_) => None,
+            }
+        };
+        let Some(watcher) = watcher else {
+            if is_connected(&mut states).await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let event = watcher.changed().await;
+        if event.event_type == EventType::NodeDeleted {
+            return;
+        }
+    }
+}

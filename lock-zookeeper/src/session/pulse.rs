@@ -1,0 +1,74 @@
+//! [`Pulse`]: the version of the session's own node, by which late copies of a claim are known.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The version that the session's own node will have, for whatever is sent next.
+///
+/// Invariant: every claim is made only at the version that was expected when it was sent. Each renewal writes to the node and so
+/// raises it. Once one has been acknowledged, nothing that was sent before it can take effect any more: not even what a
+/// connection that was given up carries to the servers late.
+///
+/// Requests of one connection take effect in the order in which they are sent; so a version may be expected of renewals that have
+/// not been answered yet. An expectation that comes to nothing costs another renewal.
+#[derive(Debug, Default)]
+pub(super) struct Pulse(Mutex<State>);
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    expected: Option<i32>,
+    /// How many renewals have been sent.
+    sent: u64,
+}
+
+impl Pulse {
+    /// Held while what is sent by it is handed to the driver, and not while it is answered.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What the node's version will be for what is sent next, if that can be told.
+    pub(super) fn expected(&self) -> Option<i32> {
+        self.expected
+    }
+
+    /// A renewal goes out. Returns its number.
+    pub(super) fn beat(&mut self) -> u64 {
+        self.sent += 1;
+        self.expected = self.expected.map(|version| version.wrapping_add(1));
+        self.sent
+    }
+
+    /// The renewal of this number has made it this version.
+    pub(super) fn was_acknowledged(&mut self, number: u64, version: i32) {
+        let later = i32::try_from(self.sent - number).unwrap_or_default();
+        self.expected = Some(version.wrapping_add(later));
+    }
+
+    /// What is to be expected is not known any more.
+    pub(super) fn is_lost(&mut self) {
+        self.expected = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_renewals_are_reckoned_with() {
+        let pulse = Pulse::default();
+        let mut state = pulse.lock();
+        assert_eq!(state.expected(), None);
+        let (first, second) = (state.beat(), state.beat());
+        state.was_acknowledged(first, 7);
+        assert_eq!(state.expected(), Some(8));
+        state.was_acknowledged(second, 8);
+        assert_eq!(state.expected(), Some(8));
+        state.beat();
+        assert_eq!(state.expected(), Some(9));
+        state.is_lost();
+        assert_eq!((state.beat(), state.expected()), (4, None));
+    }
+}

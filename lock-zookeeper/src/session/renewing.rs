@@ -1,0 +1,126 @@
+//! Renewing: one write that a majority has to take, and behind it a look at the claims.
+
+use std::time::Duration;
+
+use lock_core::{ClaimRef, Effect, Error, Reason, Renewal, Result, Standing, Ticket};
+use zookeeper_client::{Error as Driver, MultiReadResult};
+
+use super::Shared;
+use crate::failure::failed;
+use crate::place::{Made, Stands};
+
+impl Shared {
+    /// The answers to pings prove nothing: a server gives them that is cut off from the others. A write is acknowledged by a
+    /// majority. It says nothing of the claims' nodes, which are read behind it, over the same connection: so at the same server,
+    /// and not before it has done the write itself.
+    pub(super) async fn renew(&self, known: &[ClaimRef]) -> Result<Renewal> {
+        let mades: Vec<_> = known.iter().map(|claim| self.made(claim.ticket)).collect();
+        let found = self
+            .wire
+            .ask(|client| async move {
+                let beating = self.send_beat(&client);
+                let mut looks = client.new_multi_reader();
+                for made in mades.iter().flatten() {
+                    looks.add_get_data(&made.path).map_err(failed)?;
+                }
+                let looking = looks.commit();
+                self.has_beaten(beating.await)?;
+                let mut found = looking.await.map_err(failed)?.into_iter();
+                Ok(mades.into_iter().map(|made| made.map(|made| (found.next(), made))).collect::<Vec<_>>())
+            })
+            .await?;
+        let standings = known.iter().zip(found).map(|(claim, found)| match found {
+            Some((found, made)) => self.standing(claim, found, &made),
+            None => self.standing_here(claim),
+        });
+        Ok(Renewal::new(standings.collect()))
+    }
+
+    /// Has the version of the session's own node raised: nothing that was sent before can take effect any more.
+    pub(super) async fn beat(&self) -> Result<()> {
+        self.wire
+            .ask(|client| async move {
+                let beating = self.send_beat(&client);
+                self.has_beaten(beating.await)
+            })
+            .await
+    }
+
+    /// It is sent before this returns.
+    fn send_beat(
+        &self,
+        client: &zookeeper_client::Client,
+    ) -> impl Future<Output = (u64, Result<zookeeper_client::Stat, Driver>)> + Send + use<> {
+        let (number, beating) = {
+            let mut pulse = self.pulse.lock();
+            let number = pulse.beat();
+            (number, client.set_data(&self.names.session(self.id), &self.info, None))
+        };
+        async move { (number, beating.await) }
+    }
+
+    fn has_beaten(&self, (number, beaten): (u64, Result<zookeeper_client::Stat, Driver>)) -> Result<()> {
+        let mut pulse = self.pulse.lock();
+        match beaten {
+            Ok(stat) => {
+                pulse.was_acknowledged(number, stat.version);
+                Ok(())
+            }
+            Err(error) => {
+                pulse.is_lost();
+                Err(or_lost(error))
+            }
+        }
+    }
+
+    fn made(&self, ticket: Ticket) -> Option<Made> {
+        self.of(ticket, |place| match &place.stands {
+            Stands::Unknown => None,
+            Stands::Waits(made) | Stands::Holds(made) => Some(made.clone()),
+        })
+        .flatten()
+    }
+
+    /// Of a claim that was made, as it was found.
+    fn standing(&self, claim: &ClaimRef, found: Option<MultiReadResult>, made: &Made) -> Standing {
+        let stands = self.of(claim.ticket, |place| (place.stands.clone(), place.watches.is_some()));
+        // Of one that has been made anew meanwhile this says nothing, nor of one that could not be read.
+        let (Some((Stands::Waits(now) | Stands::Holds(now), _)), Some(found)) = (&stands, found) else {
+            return Standing::Unknown;
+        };
+        match (found, &stands) {
+            _ if now != made => Standing::Unknown,
+            (MultiReadResult::Error { err: Driver::NoNode }, _) => Standing::Gone,
+            (MultiReadResult::Data { .. }, Some((Stands::Holds(_), _))) => match self.grant(made) {
+                Ok((token, proof)) => Standing::Holds { token, proof },
+                Err(_) => Standing::Unknown,
+            },
+            (MultiReadResult::Data { .. }, Some((_, is_told))) => {
+                Standing::Waits { recheck_in: (!is_told).then_some(Duration::ZERO) }
+            }
+            _ => Standing::Unknown,
+        }
+    }
+
+    /// Of a claim that had not been made when the store was asked, as far as is known.
+    fn standing_here(&self, claim: &ClaimRef) -> Standing {
+        let mut places = self.places();
+        if places.of(claim.ticket).is_some() {
+            // It has been sent meanwhile, or its answer has not come.
+            return Standing::Unknown;
+        }
+        if !places.waits_here(claim) {
+            return Standing::Gone;
+        }
+        let is_next = places.next(&claim.key) == Some(claim.ticket);
+        Standing::Waits { recheck_in: is_next.then_some(Duration::ZERO) }
+    }
+}
+
+/// Without its own node a session is over.
+pub(super) fn or_lost(error: Driver) -> Error {
+    match error {
+        Driver::NoNode => Error::session_lost(Reason::SessionEnded).effect(Effect::NotApplied),
+        error => failed(error),
+    }
+}

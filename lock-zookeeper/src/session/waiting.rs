@@ -1,0 +1,144 @@
+//! Waiting for a turn, and telling the holders of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_core::queue::wishes;
+use lock_core::{Busy, Claimed, HolderInfo, LockKey, Result, SessionId};
+use zookeeper_client::Error as Driver;
+
+use super::claiming::{Asked, place_of};
+use super::{Shared, token};
+use crate::entry::{Entry, Queue};
+use crate::failure::failed;
+use crate::place::Watched;
+
+/// After so long whoever is the first that waits tells the holders that he does.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// And again after so long each further time.
+const LATER_LOOKS: Duration = Duration::from_secs(10);
+/// Whoever tries again and again tells it once in so long.
+const SELDOM: Duration = Duration::from_secs(10);
+/// So many sessions at most are told at once.
+const TOLD_AT_ONCE: usize = 16;
+
+impl Shared {
+    /// Watches what is in the way, until nothing is or something is watched.
+    ///
+    /// Whoever cannot hold beside one that is before it waits for the last such one alone: so a mutex's release wakes one waiter, and
+    /// a writer's all readers behind it. Where several that go may make room, as in a semaphore, the whole lock is watched.
+    pub(super) async fn waits(
+        self: &Arc<Shared>,
+        asked: &Asked<'_>,
+        mut place: usize,
+        mut queue: Queue,
+    ) -> Result<Claimed> {
+        let ticket = asked.claim.ticket;
+        let Some(own) = self.path_of(ticket) else { return self.is_granted(ticket) };
+        loop {
+            let wanted = match queue.excluder(place) {
+                Some(excluder) => Watched::Node(format!("{}/{}", asked.lock, queue.entries()[excluder].name)),
+                None => Watched::All,
+            };
+            if self.of(ticket, |place| place.watches.as_ref() == Some(&wanted)) == Some(true) {
+                return self.is_queued(asked, place, &queue).await;
+            }
+            queue = match &wanted {
+                Watched::Node(path) => {
+                    if self.watch_node(ticket, path).await? {
+                        return self.is_queued(asked, place, &queue).await;
+                    }
+                    let lock = asked.lock.clone();
+                    self.wire.ask(|client| async move { super::claiming::look(&client, &lock).await }).await?
+                }
+                Watched::All => self.watch_all(ticket, &asked.lock).await?,
+            };
+            // It has been ended meanwhile: whoever asks again makes it anew.
+            let Some(found) = place_of(&queue, &own) else {
+                return Ok(Claimed::Queued { recheck_in: Some(Duration::ZERO), busy: Busy::new() });
+            };
+            place = found;
+            if queue.holds(place) {
+                return self.is_granted(ticket);
+            }
+        }
+    }
+
+    async fn is_queued(&self, asked: &Asked<'_>, place: usize, queue: &Queue) -> Result<Claimed> {
+        let (now, is_first) = (self.now(), queue.holders() == place);
+        let first_for = self.of(asked.claim.ticket, |place| {
+            place.first_since = is_first.then(|| place.first_since.unwrap_or(now));
+            place.first_since.map(|since| now.since(since))
+        });
+        let recheck_in = match first_for.flatten() {
+            Some(time) if time >= PATIENCE => {
+                self.tell_holders(&asked.claim.key, queue).await;
+                LATER_LOOKS
+            }
+            Some(time) => PATIENCE.saturating_sub(time),
+            // Seldom, and the further behind the more seldom: whoever comes to be the first is to notice it.
+            None => LATER_LOOKS * u32::try_from(place - queue.holders() + 1).unwrap_or(u32::MAX).min(360),
+        };
+        Ok(Claimed::Queued { recheck_in: Some(recheck_in), busy: self.busy(&asked.claim.key, queue).await? })
+    }
+
+    /// Who is in the way: the first that holds.
+    pub(super) async fn busy(&self, key: &LockKey, queue: &Queue) -> Result<Busy> {
+        let Some(first) = queue.entries().first() else { return Ok(Busy::new()) };
+        let (claim, session) =
+            (format!("{}/{}", self.names.lock(key), first.name), self.names.session(first.session));
+        self.wire
+            .ask(|client| async move {
+                let (claim, session) = (client.check_stat(&claim), client.get_data(&session));
+                let token = claim.await.map_err(failed)?.and_then(|stat| token(stat.czxid).ok());
+                let info = match session.await {
+                    Ok((data, _)) => HolderInfo::decode(&String::from_utf8_lossy(&data)),
+                    Err(Driver::NoNode) => None,
+                    Err(error) => return Err(failed(error)),
+                };
+                Ok(Busy::new().held_by(info).under(token))
+            })
+            .await
+    }
+
+    /// Tells the holders that somebody waits. Best effort: whoever waits tells it again.
+    async fn tell_holders(&self, key: &LockKey, queue: &Queue) {
+        let mut of_sessions: BTreeMap<SessionId, Vec<&Entry>> = BTreeMap::new();
+        for entry in &queue.entries()[..queue.holders()] {
+            if of_sessions.len() < TOLD_AT_ONCE || of_sessions.contains_key(&entry.session) {
+                of_sessions.entry(entry.session).or_default().push(entry);
+            }
+        }
+        let told: Vec<_> = of_sessions
+            .into_iter()
+            .map(|(session, holds)| {
+                let words = wishes::written(holds.iter().map(|hold| (key, hold.ticket)));
+                (self.names.wanted(session), words)
+            })
+            .collect();
+        let tell = self.wire.ask(|client| async move {
+            let telling: Vec<_> =
+                told.iter().map(|(path, words)| client.set_data(path, words.as_bytes(), None)).collect();
+            for told in telling {
+                // One that has gone holds nothing any more.
+                let _ = told.await;
+            }
+            Ok(())
+        });
+        let _ = tell.await;
+    }
+
+    /// Who only tries tells it as well, once in a while: nobody else may be there to do so.
+    pub(super) async fn tell_holders_of_a_try(&self, key: &LockKey, queue: &Queue) {
+        let is_time = {
+            let now = self.now();
+            let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            told.retain(|_, since| now.since(*since) < SELDOM);
+            told.insert(key.clone(), now).is_none()
+        };
+        if is_time {
+            self.tell_holders(key, queue).await;
+        }
+    }
+}

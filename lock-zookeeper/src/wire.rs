@@ -1,0 +1,114 @@
+//! [`Wire`]: one session with the servers, and a bound for whatever is asked in it.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use lock_core::{Effect, Error, ErrorKind, Reason, Result, SystemClock, within};
+use zookeeper_client::{Client, Error as Driver, SessionState, StateWatcher};
+
+use crate::failure::failed;
+
+/// One session with the servers. The driver keeps it through one connection after the other, for as long as the servers do.
+///
+/// What is asked while there is no connection the driver keeps and sends with the next one, whoever has given it up meanwhile; and
+/// it answers nothing until then. So nothing is sent unless there is a connection, and each answer has its time.
+pub(crate) struct Wire {
+    client: Mutex<Option<Client>>,
+    states: StateWatcher,
+    limit: Duration,
+}
+
+impl Wire {
+    /// For calls that are to be answered within this time.
+    pub(crate) fn new(client: Client, limit: Duration) -> Wire {
+        Wire { states: client.state_watcher(), client: Mutex::new(Some(client)), limit }
+    }
+
+    /// What is sent is sent by `send` itself, before it returns the answer's future: so that several requests that it makes go out
+    /// in this order, and nothing of this session in between.
+    ///
+    /// # Errors
+    /// What the driver says; that there has been no connection, or none that answers, for so long.
+    pub(crate) async fn ask<T, F>(&self, send: impl FnOnce(Client) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut sent = false;
+        let asking = async {
+            is_connected(&mut self.states.clone()).await?;
+            let client = self.client()?;
+            sent = true;
+            send(client).await
+        };
+        match within(&SystemClock::new(), self.limit, asking).await {
+            Some(answer) => answer,
+            None => Err(self.silence(sent)),
+        }
+    }
+
+    /// The driver's client, whether it is connected or not.
+    pub(crate) fn client(&self) -> Result<Client> {
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        client.ok_or_else(|| Error::session_lost(Reason::SessionEnded))
+    }
+
+    pub(crate) fn states(&self) -> StateWatcher {
+        self.states.clone()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.states.peek_state().is_terminated()
+    }
+
+    /// Ends the session, and waits until the servers know, or it has ended anyway.
+    pub(crate) async fn close(&self) {
+        drop(self.client.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mut states = self.states.clone();
+        while !states.peek_state().is_terminated() {
+            states.changed().await;
+        }
+    }
+
+    /// Nobody has answered in time.
+    fn silence(&self, sent: bool) -> Error {
+        let limit = self.limit;
+        if self.states.peek_state() == SessionState::SyncConnected {
+            return Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "connected, and no answer within {limit:?}: the server may be cut off from the others, or they have no quorum or \
+                     too much to do (srvr and mntr say so)"
+                ),
+            )
+            .effect(Effect::Unknown);
+        }
+        let suspended = Error::unavailable(format!(
+            "the connection is suspended: for {limit:?} no server has let this session in; are they up, have they a quorum, and can \
+             they be reached from here?"
+        ));
+        suspended.effect(if sent { Effect::Unknown } else { Effect::NotApplied })
+    }
+}
+
+/// Waits for a connection.
+///
+/// # Errors
+/// There will be none.
+pub(crate) async fn is_connected(states: &mut StateWatcher) -> Result<()> {
+    loop {
+        match states.peek_state() {
+            SessionState::SyncConnected => return Ok(()),
+            SessionState::AuthFailed => return Err(failed(Driver::AuthFailed)),
+            state if state.is_terminated() => return Err(Error::session_lost(Reason::SessionEnded)),
+            _ => states.changed().await,
+        };
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wire({})", self.states.peek_state())
+    }
+}
