@@ -35,6 +35,12 @@ pub trait Remote: Send + Sync {
         Err(missing("lazy_backend_through"))
     }
 
+    /// With how many requests that have a key's name in them one call comes at most: a claim, say, and a look behind it that does
+    /// not wait for its answer.
+    fn requests_of_a_call(&self) -> usize {
+        1
+    }
+
     // Its process. Of several nodes, all.
 
     /// Kills it as `kill -9` does, and waits until it is gone.

@@ -1,18 +1,20 @@
-//! ZooKeeper servers, and ensembles of them.
+//! ZooKeeper servers that the harness starts, and ensembles of them.
 
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 
 use lock_conformance::Loss;
-use lock_conformance::servers::{ZooKeeper, ZooKeeperEnsemble};
+use lock_conformance::servers::{
+    Authority, ClientCertificates, Tls, ZooKeeper, ZooKeeperEnsemble, ZooKeeperSetup,
+};
+use lock_core::ErrorKind;
 
 #[tokio::test]
 async fn a_server_keeps_what_it_wrote_and_can_be_stopped() {
     let server = ZooKeeper::start().await.unwrap();
     assert_eq!(server.mode().await.unwrap(), "standalone");
-    let zxid = server.asked("srvr").await.unwrap();
-    assert!(zxid.contains("Zxid: 0x0"), "{zxid}");
     server.kill().await.unwrap();
     assert!(server.mode().await.is_err());
     server.start_again().await.unwrap();
@@ -22,6 +24,34 @@ async fn a_server_keeps_what_it_wrote_and_can_be_stopped() {
     assert_eq!(server.disconnect().unwrap(), 0);
     server.kill().await.unwrap();
     server.start_again_empty().await.unwrap();
+    assert_eq!(server.number("zk_ephemerals_count").await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn only_a_session_that_there_is_can_be_ended() {
+    let server = ZooKeeper::start().await.unwrap();
+    let session = server.begin_session().await.unwrap();
+    assert_eq!(server.end_session(session + 1).await.unwrap_err().kind(), &ErrorKind::InvalidInput);
+    server.end_session(session).await.unwrap();
+    assert_eq!(server.end_session(session).await.unwrap_err().kind(), &ErrorKind::InvalidInput);
+}
+
+#[tokio::test]
+async fn a_server_with_a_limit_has_no_room_in_the_end() {
+    let server = ZooKeeperSetup::new().setting("maxClientCnxns", "5").start().await.unwrap();
+    let crowd = server.fill_its_room().await.unwrap();
+    assert!(crowd.len() >= 5, "{crowd:?}");
+    assert!(server.mode().await.is_err());
+}
+
+#[tokio::test]
+async fn a_server_speaks_tls() {
+    let authority = Authority::new().unwrap();
+    for clients in [ClientCertificates::Unasked, ClientCertificates::Optional, ClientCertificates::Required] {
+        let tls = Tls::new(&authority, authority.server().unwrap()).client_certificates(clients);
+        let server = ZooKeeperSetup::new().tls(&tls).start().await.unwrap();
+        assert_eq!(server.mode().await.unwrap(), "standalone", "{clients:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,7 +60,8 @@ async fn another_member_leads_when_the_leader_is_lost_or_cut_off() {
     for how in [Loss::Killed, Loss::Stopped] {
         let old = ensemble.lose_leader(how).await.unwrap();
         assert!(!Arc::ptr_eq(&old, &ensemble.leader().await.unwrap()), "{how:?}");
-        assert!(ensemble.lose_leader(how).await.is_err(), "two of three are no majority to lose one of");
+        let again = ensemble.lose_leader(how).await.unwrap_err();
+        assert_eq!(again.kind(), &ErrorKind::InvalidInput, "{again}");
         ensemble.heal().await.unwrap();
     }
     let old = ensemble.isolate_leader().await.unwrap();

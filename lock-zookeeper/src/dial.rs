@@ -73,13 +73,15 @@ impl Dial {
 
     /// A client with a session of its own that is to live for so long, if the servers agree. It has been let in.
     ///
-    /// The driver goes from server to server until one lets it in, and says nothing of why others did not: where none does, each
-    /// is asked.
+    /// The driver goes to each server once until one lets it in, and says nothing of why others did not: where none does, each is
+    /// asked.
     pub(crate) async fn client(&self, ttl: Duration) -> Result<Client> {
         let limit = self.options.connect_timeout;
         // Soon noticed where a server is silent, so that another one can be asked in the same session.
-        let mut connector =
-            Client::connector().with_session_timeout(ttl).with_connection_timeout((ttl / 4).min(limit));
+        let mut connector = Client::connector()
+            .with_session_timeout(ttl)
+            .with_connection_timeout((ttl / 4).min(limit))
+            .with_fail_eagerly();
         if let Some(account) = &self.options.account {
             let password = account.password.expose_secret();
             connector = if account.with_sasl {

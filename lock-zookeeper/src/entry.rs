@@ -1,8 +1,10 @@
 //! [`Entry`]: one claim as it stands in its lock's queue. All that decides is in the name of its node, so that one list of names
 //! says how the lock stands.
 
+use std::time::Duration;
+
 use lock_core::queue;
-use lock_core::{Claim, Error, ErrorKind, Mode, Permit, Result, SessionId, Ticket};
+use lock_core::{Claim, Error, ErrorKind, HolderInfo, Mode, Permit, Result, SessionId, Ticket};
 
 /// The claims of a lock, in the order of their making.
 pub(crate) type Queue = queue::Queue<Entry>;
@@ -51,6 +53,17 @@ impl Entry {
             sequence: sequence.parse().ok()?,
         })
     }
+}
+
+/// What a session's own node has as its data: how long it lives without its client, and whose it is.
+pub(crate) fn written_of_session(ttl: Duration, info: &HolderInfo) -> Vec<u8> {
+    format!("{} {}", ttl.as_millis(), info.encoded()).into_bytes()
+}
+
+/// What was [written](written_of_session), if it is that.
+pub(crate) fn read_of_session(data: &[u8]) -> Option<(Duration, Option<HolderInfo>)> {
+    let (millis, info) = std::str::from_utf8(data).ok()?.split_once(' ')?;
+    Some((Duration::from_millis(millis.parse().ok()?), HolderInfo::decode(info)))
 }
 
 /// The queue of the lock at this path, of the names of its claims in any order.
@@ -111,6 +124,14 @@ mod tests {
         for wrong in ["", "lock-0000000001", &of(1, ""), &of(1, "x"), &of(1, "1").replace(".1.1-", ".2.1-")] {
             assert_eq!(Entry::read(wrong), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_session_says_for_how_long_and_whose_it_is() {
+        let (ttl, info) = (Duration::from_millis(4_500), HolderInfo::new(7));
+        let (read_ttl, read_info) = read_of_session(&written_of_session(ttl, &info)).unwrap();
+        assert_eq!((read_ttl, read_info.map(|info| info.pid())), (ttl, Some(7)));
+        assert!(read_of_session(b"").is_none() && read_of_session(b"x y").is_none());
     }
 
     #[test]

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lock_core::{
-    Cursor, HolderInfo, HolderState, LockKey, LockState, Note, Page, Query, Result, SessionId, WaiterState,
-};
+use lock_core::{Cursor, HolderState, LockKey, LockState, Note, Page, Query, Result, SessionId, WaiterState};
 use zookeeper_client::{Client, Error as Driver, MultiReadResult, Stat};
 
 use crate::entry::{self, Queue};
@@ -40,9 +38,9 @@ pub(crate) async fn inspect(link: &Link, names: &Names, key: &LockKey) -> Result
             Ok((found, of_sessions.into_keys().zip(infos).collect::<BTreeMap<_, _>>()))
         })
         .await?;
-    let info = |session: &SessionId| {
+    let of_session = |session: &SessionId| {
         let (data, _) = infos.get(session)?.as_ref()?;
-        HolderInfo::decode(&String::from_utf8_lossy(data))
+        entry::read_of_session(data)
     };
     let (mut state, holders) = (LockState::idle(key.clone()), queue.holders());
     for (place, (entry, found)) in queue.entries().iter().zip(found).enumerate() {
@@ -50,14 +48,17 @@ pub(crate) async fn inspect(link: &Link, names: &Names, key: &LockKey) -> Result
         let Some((note, stat)) = found else { continue };
         let note = String::from_utf8(note).ok().filter(|note| !note.is_empty());
         let note = note.and_then(|note| Note::new(note).ok());
+        let (ttl, info) = of_session(&entry.session).unzip();
+        let info = info.flatten();
         if place < holders {
             let token = token(stat.czxid)?;
             let holder = HolderState::new(entry.session, entry.ticket, token, entry.mode);
-            state.holders.push(holder.described(info(&entry.session), note));
+            // At most: it begins anew with each renewal, and when the last one was the servers tell by their wall clock alone.
+            state.holders.push(holder.ends_in(ttl, false).described(info, note));
             state.fence = state.fence.max(Some(token));
         } else {
             let waiter = WaiterState::new(entry.session, entry.ticket, entry.mode);
-            state.queue.push(waiter.described(info(&entry.session), note));
+            state.queue.push(waiter.described(info, note));
         }
     }
     state.capacity = queue.entries().first().map(|entry| lock_core::queue::Entry::permit(entry).capacity());

@@ -62,9 +62,14 @@ impl Wire {
         self.states.peek_state().is_terminated()
     }
 
-    /// Ends the session, and waits until the servers know, or it has ended anyway.
-    pub(crate) async fn close(&self) {
+    /// Ends the session: what has been asked is still answered, and nothing more is.
+    pub(crate) fn give_up(&self) {
         drop(self.client.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Ends it, and waits until the servers know, or it has ended anyway.
+    pub(crate) async fn close(&self) {
+        self.give_up();
         let mut states = self.states.clone();
         while !states.peek_state().is_terminated() {
             states.changed().await;

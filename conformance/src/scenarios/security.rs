@@ -189,7 +189,11 @@ async fn everything_with_the_least_rights(scene: &Scene) -> Verdict {
     expect(attempt.is_err(), "no answer", format_args!("{attempt:?}"))?;
     prepared_again_and_opened_again(scene, &other).await?;
     let catalogue = client.rw_lock(scene.named("catalogue"))?;
-    let reader = catalogue.read().acquire_with(&AcquireOptions::new().hold_at_least(SOON / 10)).await?;
+    let options = match scene.capabilities().await?.fixed_terms {
+        true => AcquireOptions::new().hold_at_least(SOON / 10),
+        false => AcquireOptions::new(),
+    };
+    let reader = catalogue.read().acquire_with(&options).await?;
     scene.is_renewed(&reader).await?;
     expect_eq("the end", reader.release().await?, End::Released)?;
     client.semaphore(scene.named("permits"), 3)?.permits(2)?.acquire().await?.release().await?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{AcquireOptions, End, FencingToken, HoldState, Operation, Reason};
+use lock_core::{AcquireOptions, End, ErrorKind, FencingToken, HoldState, Operation, Reason};
 
 use crate::case::cases;
 use crate::scene::{LONG, SOON, Scene};
@@ -19,6 +19,9 @@ cases! { "terms":
 /// Given back early, and its process gone: the key stays taken until the time has passed since the grant.
 async fn hold_at_least_outlives_its_process(scene: Scene) -> Verdict {
     const AT_LEAST: Duration = Duration::from_millis(1_500);
+    if scene.is_weaker() && !scene.capabilities().await?.fixed_terms {
+        return fixed_terms_are_refused(&scene).await;
+    }
     let key = scene.key();
     let other = scene.client_with(|builder| builder.ttl(LONG)).await?;
     let granted_after = scene.now();
@@ -62,7 +65,25 @@ fn later(scene: &Scene) -> Duration {
     if scene.is_weaker() { Duration::from_secs(3) } else { Duration::ZERO }
 }
 
+/// A store in which every hold ends with its session says so before it has taken anything.
+async fn fixed_terms_are_refused(scene: &Scene) -> Verdict {
+    let (lock, at_least) =
+        (scene.client().await?.mutex(scene.key())?, AcquireOptions::new().hold_at_least(SOON));
+    let errors = [
+        ("an acquisition", lock.acquire_with(&at_least).await.err()),
+        ("a detached hold", lock.acquire_detached(SOON, &AcquireOptions::new()).await.err()),
+    ];
+    for (what, error) in errors {
+        let kind = error.map(|error| error.kind().clone());
+        expect_eq(format_args!("the kind of error of {what}"), kind, Some(ErrorKind::Unsupported))?;
+    }
+    expect(scene.state(&scene.key()).await?.is_idle(), "nothing taken", "something")
+}
+
 async fn a_detached_hold_outlives_its_process(scene: Scene) -> Verdict {
+    if scene.is_weaker() && !scene.capabilities().await?.fixed_terms {
+        return fixed_terms_are_refused(&scene).await;
+    }
     let key = scene.key();
     let time = LONG;
     let token = if scene.fixture().address().is_some() {
@@ -152,6 +173,9 @@ async fn busy_says_who_and_how_long(scene: Scene) -> Verdict {
 
 /// Handed over while it was stopped, so that it can do nothing for its hold any more: that is kept for its time all the same.
 async fn handed_over_to_a_process_that_dies(scene: Scene) -> Verdict {
+    if scene.is_weaker() && !scene.capabilities().await?.fixed_terms {
+        return fixed_terms_are_refused(&scene).await;
+    }
     let key = scene.key();
     let (holder, other) = (
         scene.client_with(|builder| builder.ttl(LONG)).await?,

@@ -12,8 +12,8 @@ use super::process::Program;
 use super::tls::{ClientCertificates, Tls};
 use super::zookeeper::ZooKeeper;
 
-/// What Debian's package has: the server with all that it needs, and a logger that writes to the standard error.
-const CLASSES: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar";
+/// What Debian's packages have: the server, what it needs for TLS, and a logger that writes to the standard error.
+const CLASSES: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar:/usr/share/java/slf4j-simple.jar";
 const MAIN: &str = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
 
 /// So short that a session may end within a test, and long enough for a busy machine.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use lock_core::queue::wishes;
-use lock_core::{Error, ErrorKind, Event, Reason, Result, Ticket};
+use lock_core::{Clock, Error, ErrorKind, Event, Reason, Result, Ticket};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{AbortHandle, JoinSet};
@@ -94,21 +94,22 @@ impl Shared {
 
     /// A claim that is about to leave, or to hold, does not wait any more.
     pub(super) fn waits_no_more(&self, ticket: Ticket) {
-        if self.of(ticket, |place| place.watches.take().is_some()) == Some(true) {
-            self.listeners.order(Order::Forget { ticket });
-        }
+        self.of(ticket, |place| {
+            if place.watches.take().is_some() {
+                self.listeners.order(Order::Forget { ticket });
+            }
+        });
     }
 
     fn is_watched(&self, ticket: Ticket, watched: Watched, watcher: OneshotWatcher) {
-        let waits = self.of(ticket, |place| {
-            let waits = matches!(place.stands, Stands::Waits(_));
-            place.watches = waits.then(|| watched.clone());
-            waits
+        // Whoever has no place any more has been given back meanwhile. What is ordered is ordered while that is known, so that
+        // nobody forgets a watch before it is there.
+        self.of(ticket, |place| {
+            if let Stands::Waits(_) = place.stands {
+                place.watches = Some(watched.clone());
+                self.listeners.order(Order::Watch { ticket, watched, watcher });
+            }
         });
-        // Whoever has no place any more has been given back meanwhile.
-        if waits == Some(true) {
-            self.listeners.order(Order::Watch { ticket, watched, watcher });
-        }
     }
 
     /// What the claim watched has changed, or nobody can tell any more.
@@ -126,10 +127,16 @@ impl Shared {
     }
 }
 
+/// A session that nobody renews ends with its time, although the driver would keep it for as long as this process lives: the engine
+/// may have given it up, and not have got through with that.
 async fn serve(session: Weak<Shared>, mut states: StateWatcher, mut orders: UnboundedReceiver<Order>) {
     let mut watching: JoinSet<(Ticket, Watched)> = JoinSet::new();
     let mut handles: HashMap<Ticket, AbortHandle> = HashMap::new();
     let mut wanted = JoinSet::from_iter([listen_to_wishes(session.clone(), states.clone())]);
+    let (clock, mut over) = {
+        let Some(session) = session.upgrade() else { return };
+        (session.clock, session.clock.sleep(session.ttl))
+    };
     loop {
         tokio::select! {
             order = orders.recv() => match order {
@@ -160,6 +167,16 @@ async fn serve(session: Weak<Shared>, mut states: StateWatcher, mut orders: Unbo
                 let Some(session) = session.upgrade() else { return };
                 // Without that node it would be no session to the others.
                 session.sink.send(Event::Lost(Reason::SessionEnded));
+            }
+            () = &mut over => {
+                let Some(session) = session.upgrade() else { return };
+                let (until, now) = (session.pulse.lock().renewed() + session.ttl, clock.boot());
+                if until <= now {
+                    session.sink.send(Event::Lost(Reason::Expired));
+                    session.wire.give_up();
+                    return;
+                }
+                over = clock.sleep(until.since(now));
             }
             state = states.changed() => {
                 let Some(session) = session.upgrade() else { return };

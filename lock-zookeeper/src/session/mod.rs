@@ -11,6 +11,7 @@ mod waiting;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
@@ -39,6 +40,8 @@ struct Shared {
     id: SessionId,
     /// What its own node says of whose it is.
     info: Vec<u8>,
+    /// As the servers have granted it.
+    ttl: Duration,
     sink: EventSink,
     clock: SystemClock,
     pulse: Pulse,

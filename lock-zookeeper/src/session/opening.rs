@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
-use lock_core::{EventSink, Opened, Result, SessionId, SessionOptions, SystemClock};
+use lock_core::{Clock, EventSink, Opened, Result, SessionId, SessionOptions, SystemClock};
 use zookeeper_client::{Client, CreateMode, Error as Driver, MultiWriteError};
 
 use super::listening::Listeners;
 use super::pulse::Pulse;
 use super::{Shared, ZooKeeperSession};
 use crate::dial::Dial;
+use crate::entry;
 use crate::failure::{failed, wrong};
 use crate::names::Names;
 use crate::place::Places;
@@ -59,7 +60,7 @@ impl Sessions {
                 session
             }
         };
-        let ttl = session.wire.client()?.session_timeout();
+        let ttl = session.ttl;
         Ok(Opened::new(Arc::new(ZooKeeperSession(session)), ttl).margin(dial.options().tick))
     }
 }
@@ -70,6 +71,8 @@ async fn begin(
     options: &SessionOptions,
     sink: EventSink,
 ) -> Result<Arc<Shared>> {
+    let clock = SystemClock::new();
+    let before = clock.boot();
     let client = dial.client(options.ttl).await?;
     let (granted, tick) = (client.session_timeout(), dial.options().tick);
     if granted < tick * TICKS {
@@ -78,7 +81,7 @@ async fn begin(
              maxSessionTimeout, or say their tickTime by tick= if that is not {tick:?}"
         )));
     }
-    let info = options.info.encoded().into_bytes();
+    let info = entry::written_of_session(granted, &options.info);
     let created = create(&client, dial, names, options.id, &info).await?;
     // The engine's own answer comes at its time; this one is to come before.
     let wire = Wire::new(client, options.call_timeout.mul_f64(0.9));
@@ -89,14 +92,15 @@ async fn begin(
         id: options.id,
         info,
         sink,
-        clock: SystemClock::new(),
-        pulse: Pulse::default(),
+        ttl: granted,
+        clock,
+        pulse: Pulse::new(before),
         places: Mutex::new(Places::new()),
         listeners: Listeners::default(),
         told: Mutex::default(),
     });
     let number = session.pulse.lock().beat();
-    session.pulse.lock().was_acknowledged(number, created);
+    session.pulse.lock().was_acknowledged(number, created, before);
     session.listen()?;
     Ok(session)
 }

@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use lock_core::BootTime;
+
 /// The version that the session's own node will have, for whatever is sent next.
 ///
 /// Invariant: every claim is made only at the version that was expected when it was sent. Each renewal writes to the node and so
@@ -10,17 +12,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 ///
 /// Requests of one connection take effect in the order in which they are sent; so a version may be expected of renewals that have
 /// not been answered yet. An expectation that comes to nothing costs another renewal.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pulse(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     expected: Option<i32>,
     /// How many renewals have been sent.
     sent: u64,
+    /// When the last one that was acknowledged was sent, or the session asked for.
+    renewed: BootTime,
 }
 
 impl Pulse {
+    /// Of a session that was asked for at this instant.
+    pub(super) fn new(asked_for: BootTime) -> Pulse {
+        Pulse(Mutex::new(State { expected: None, sent: 0, renewed: asked_for }))
+    }
+
     /// Held while what is sent by it is handed to the driver, and not while it is answered.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -40,8 +49,14 @@ impl State {
         self.sent
     }
 
-    /// The renewal of this number has made it this version.
-    pub(super) fn was_acknowledged(&mut self, number: u64, version: i32) {
+    /// When the last renewal that was acknowledged was sent.
+    pub(super) fn renewed(&self) -> BootTime {
+        self.renewed
+    }
+
+    /// The renewal of this number, sent at this instant, has made it this version.
+    pub(super) fn was_acknowledged(&mut self, number: u64, version: i32, sent_at: BootTime) {
+        self.renewed = self.renewed.max(sent_at);
         let later = i32::try_from(self.sent - number).unwrap_or_default();
         self.expected = Some(version.wrapping_add(later));
     }
@@ -58,14 +73,15 @@ mod tests {
 
     #[test]
     fn later_renewals_are_reckoned_with() {
-        let pulse = Pulse::default();
+        let at = BootTime::from_nanos;
+        let pulse = Pulse::new(at(1));
         let mut state = pulse.lock();
         assert_eq!(state.expected(), None);
         let (first, second) = (state.beat(), state.beat());
-        state.was_acknowledged(first, 7);
+        state.was_acknowledged(first, 7, at(5));
         assert_eq!(state.expected(), Some(8));
-        state.was_acknowledged(second, 8);
-        assert_eq!(state.expected(), Some(8));
+        state.was_acknowledged(second, 8, at(4));
+        assert_eq!((state.expected(), state.renewed()), (Some(8), at(5)));
         state.beat();
         assert_eq!(state.expected(), Some(9));
         state.is_lost();

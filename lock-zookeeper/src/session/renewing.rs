@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
-use lock_core::{ClaimRef, Effect, Error, Reason, Renewal, Result, Standing, Ticket};
-use zookeeper_client::{Error as Driver, MultiReadResult};
+use lock_core::{BootTime, ClaimRef, Effect, Error, Reason, Renewal, Result, Standing, Ticket};
+use zookeeper_client::{Client, Error as Driver, MultiReadResult, Stat};
 
 use super::Shared;
 use crate::failure::failed;
 use crate::place::{Made, Stands};
+
+/// A renewal that was sent, and what has come of it.
+struct Beat {
+    number: u64,
+    at: BootTime,
+    answer: Result<Stat, Driver>,
+}
 
 impl Shared {
     /// The answers to pings prove nothing: a server gives them that is cut off from the others. A write is acknowledged by a
@@ -47,23 +54,20 @@ impl Shared {
     }
 
     /// It is sent before this returns.
-    fn send_beat(
-        &self,
-        client: &zookeeper_client::Client,
-    ) -> impl Future<Output = (u64, Result<zookeeper_client::Stat, Driver>)> + Send + use<> {
-        let (number, beating) = {
+    fn send_beat(&self, client: &Client) -> impl Future<Output = Beat> + Send + use<> {
+        let (number, at, beating) = {
             let mut pulse = self.pulse.lock();
             let number = pulse.beat();
-            (number, client.set_data(&self.names.session(self.id), &self.info, None))
+            (number, self.now(), client.set_data(&self.names.session(self.id), &self.info, None))
         };
-        async move { (number, beating.await) }
+        async move { Beat { number, at, answer: beating.await } }
     }
 
-    fn has_beaten(&self, (number, beaten): (u64, Result<zookeeper_client::Stat, Driver>)) -> Result<()> {
+    fn has_beaten(&self, beat: Beat) -> Result<()> {
         let mut pulse = self.pulse.lock();
-        match beaten {
+        match beat.answer {
             Ok(stat) => {
-                pulse.was_acknowledged(number, stat.version);
+                pulse.was_acknowledged(beat.number, stat.version, beat.at);
                 Ok(())
             }
             Err(error) => {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::queue::wishes;
-use lock_core::{Busy, Claimed, HolderInfo, LockKey, Result, SessionId};
+use lock_core::{Busy, Claimed, LockKey, Result, SessionId};
 use zookeeper_client::Error as Driver;
 
 use super::claiming::{Asked, place_of};
 use super::{Shared, token};
-use crate::entry::{Entry, Queue};
+use crate::entry::{Entry, Queue, read_of_session};
 use crate::failure::failed;
 use crate::place::Watched;
 
@@ -92,12 +92,12 @@ impl Shared {
             .ask(|client| async move {
                 let (claim, session) = (client.check_stat(&claim), client.get_data(&session));
                 let token = claim.await.map_err(failed)?.and_then(|stat| token(stat.czxid).ok());
-                let info = match session.await {
-                    Ok((data, _)) => HolderInfo::decode(&String::from_utf8_lossy(&data)),
-                    Err(Driver::NoNode) => None,
+                let (ttl, info) = match session.await {
+                    Ok((data, _)) => read_of_session(&data).unzip(),
+                    Err(Driver::NoNode) => (None, None),
                     Err(error) => return Err(failed(error)),
                 };
-                Ok(Busy::new().held_by(info).under(token))
+                Ok(Busy::new().held_by(info.flatten()).for_another(ttl).under(token))
             })
             .await
     }
