@@ -3,6 +3,7 @@
 mod fixtures;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use lock_conformance::{Promises, Suite};
 
@@ -12,6 +13,9 @@ use fixtures::join;
 fn main() -> ExitCode {
     Suite::new("zookeeper-ensemble", Ensemble::start)
         .promises(Promises::of_this_project("zookeeper-ensemble"))
+        // Three virtual machines are slow to start, and an election is to be over within a lease.
+        .ttl(Duration::from_secs(3))
+        .threads(2)
         .children(join)
         .main()
 }
