@@ -68,3 +68,9 @@ pub mod postgres {
 pub mod redis {
     pub use lock_redis::*;
 }
+
+/// The store in a ZooKeeper server or ensemble.
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper {
+    pub use lock_zookeeper::*;
+}

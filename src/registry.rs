@@ -9,7 +9,7 @@ use lock_core::{
 };
 
 /// The schemes that this version knows, and the feature that brings each of them.
-const KNOWN: [(&str, &str); 13] = [
+const KNOWN: [(&str, &str); 15] = [
     ("memory", "memory"),
     ("file", "file"),
     ("redis", "redis"),
@@ -23,10 +23,12 @@ const KNOWN: [(&str, &str); 13] = [
     ("etcds", "etcd"),
     ("postgres", "postgres"),
     ("postgresql", "postgres"),
+    ("zookeeper", "zookeeper"),
+    ("zookeepers", "zookeeper"),
 ];
 
 /// Those of stores that are planned: who asks for one has not mistyped it.
-const PLANNED: [&str; 1] = ["zookeeper"];
+const PLANNED: [&str; 1] = ["cometbft"];
 
 /// How long [`connect`] tries, unless `connect_timeout=` says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -96,6 +98,8 @@ impl Registry {
         let registry = registry.with(lock_etcd::EtcdConnector::new());
         #[cfg(feature = "postgres")]
         let registry = registry.with(lock_postgres::PostgresConnector::new());
+        #[cfg(feature = "zookeeper")]
+        let registry = registry.with(lock_zookeeper::ZooKeeperConnector::new());
         registry
     }
 

@@ -50,7 +50,7 @@ async fn the_common_keys_do_what_they_say() {
 #[tokio::test]
 async fn what_is_wrong_with_a_url_is_named() {
     for (url, word) in [
-        ("zookeeper://h", "the zookeeper: store is planned, and not in this version"),
+        ("cometbft://h", "the cometbft: store is planned, and not in this version"),
         ("nats://h", "no store is called nats:"),
         ("memory:?tll=5s", "unknown query key \"tll\""),
         ("memory:?tll=5s", "it knows call_timeout, connect_timeout"),

@@ -1,5 +1,5 @@
-//! Runs a command beside a server that speaks TLS and asks for certificates: `redis` or `etcd`. Its URL is in `FENCEPOST_URL`; the
-//! status is the command's.
+//! Runs a command beside a server that speaks TLS and asks for certificates: `redis`, `etcd` or `zookeeper`. Its URL is in
+//! `FENCEPOST_URL`; the status is the command's.
 //!
 //! ```sh
 //! cargo run -p lock-conformance --example with_tls -- redis fencepost run report -- ./report
@@ -8,14 +8,14 @@
 use std::any::Any;
 use std::process::ExitCode;
 
-use lock_conformance::servers::{Authority, ClientCertificates, EtcdSetup, RedisSetup, Tls};
+use lock_conformance::servers::{Authority, ClientCertificates, EtcdSetup, RedisSetup, Tls, ZooKeeperSetup};
 use lock_core::{Error, Result};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
     let mut words = std::env::args_os().skip(1);
     let (Some(store), Some(program)) = (words.next(), words.next()) else {
-        return Err(Error::invalid("name a store, redis or etcd, and the command to run"));
+        return Err(Error::invalid("name a store, redis, etcd or zookeeper, and the command to run"));
     };
     let authority = Authority::new()?;
     let tls = Tls::new(&authority, authority.server()?).client_certificates(ClientCertificates::Required);
@@ -47,6 +47,13 @@ async fn start(store: &str, tls: &Tls) -> Result<(Box<dyn Any>, String)> {
             let url = format!("etcds://{}", server.address());
             Ok((Box::new(server), url))
         }
-        other => Err(Error::invalid(format!("there is no store {other} with TLS here: redis or etcd"))),
+        "zookeeper" => {
+            let server = ZooKeeperSetup::new().tls(tls).start().await?;
+            let url = format!("zookeepers://{}", server.address());
+            Ok((Box::new(server), url))
+        }
+        other => {
+            Err(Error::invalid(format!("there is no store {other} with TLS here: redis, etcd or zookeeper")))
+        }
     }
 }

@@ -98,3 +98,46 @@ impl Postgres {
         &self.url
     }
 }
+
+/// A ZooKeeper server, without accounts and without TLS.
+#[derive(Debug)]
+pub struct ZooKeeper {
+    url: String,
+    /// Ends with this.
+    _own: Option<servers::ZooKeeper>,
+}
+
+impl ZooKeeper {
+    /// The server or ensemble that `ZOOKEEPER_URL` names; without it a server of its own, which ends with the example.
+    ///
+    /// # Errors
+    /// No server is named, and ZooKeeper is not installed or does not start.
+    pub async fn of_the_environment() -> Result<ZooKeeper> {
+        if let Ok(url) = std::env::var("ZOOKEEPER_URL") {
+            return Ok(ZooKeeper { url, _own: None });
+        }
+        let own = servers::ZooKeeper::start().await?;
+        Ok(ZooKeeper {
+            url: format!("zookeeper://{}?tick={}ms", own.address(), own.tick().as_millis()),
+            _own: Some(own),
+        })
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its servers, as the driver wants them.
+    ///
+    /// # Errors
+    /// Its URL is none.
+    pub fn servers(&self) -> Result<String> {
+        let url = StoreUrl::parse(&self.url)?;
+        let with_port = |host: &Host| match host.port {
+            Some(_) => host.to_string(),
+            None => format!("{host}:2181"),
+        };
+        Ok(url.hosts().iter().map(with_port).collect::<Vec<_>>().join(","))
+    }
+}

@@ -192,7 +192,8 @@ impl ZooKeeperSetup {
     }
 
     pub(super) fn program_of(&self, server: &ZooKeeper) -> Program {
-        let mut program = Program::new("java", server.directory()).package("zookeeper default-jre-headless");
+        let mut program =
+            Program::new("java", server.directory()).package("default-jre-headless libzookeeper-java");
         // A small heap, and the compiler that is ready sooner: it serves a test.
         program = program.arguments(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
         if !self.users.is_empty() {

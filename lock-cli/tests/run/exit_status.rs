@@ -86,7 +86,7 @@ fn a_url_that_cannot_be_is_78() {
     on("file:relative").assert_says(78, "three slashes");
     on(&format!("{}?tll=3s", lab.url())).assert_says(78, "tll");
     on("gopher://x").assert_says(78, "no store is called gopher:");
-    on("zookeeper://x").assert_says(78, "the zookeeper: store is planned, and not in this version");
+    on("cometbft://x").assert_says(78, "the cometbft: store is planned, and not in this version");
 }
 
 #[test]

@@ -21,3 +21,4 @@ mod postgres;
 mod redis;
 mod servers;
 mod terminal;
+mod zookeeper;

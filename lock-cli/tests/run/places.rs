@@ -155,14 +155,15 @@ fn a_process_without_descriptors_says_so_before_long() {
 #[test]
 fn a_store_that_is_not_there_is_told_from_those_that_are() {
     let lab = Lab::new();
-    let args = ["--on", "zookeeper://h", "run", "k", "--", "true"];
+    let args = ["--on", "cometbft://h", "run", "k", "--", "true"];
     let etcd = if cfg!(feature = "etcd") { "etcd:, etcds:, " } else { "" };
     let postgres = if cfg!(feature = "postgres") { "postgres:, postgresql:, " } else { "" };
+    let zookeeper = if cfg!(feature = "zookeeper") { ", zookeeper:, zookeepers:" } else { "" };
     Done::from(lab.fencepost().args(args).output().unwrap()).assert_says(
         78,
         &format!(
             "(this build has {etcd}file:, memory:, {postgres}redis+cluster:, redis+sentinel:, redis+unix:, redis:, rediss+cluster:, \
-             rediss+sentinel:, rediss:)"
+             rediss+sentinel:, rediss:{zookeeper})"
         ),
     );
 }
