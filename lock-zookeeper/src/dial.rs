@@ -9,9 +9,11 @@ use lock_core::{Error, ErrorKind, ExposeSecret, Result, SystemClock, within};
 use lock_tls::{TlsFiles, ask, choose_provider, client_config};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use zookeeper_client::{Acls, Client, SaslOptions, TlsOptions};
+use zookeeper_client::{
+    Acls, Client, SaslOptions, TlsCa, TlsCerts, TlsDynamicCerts, TlsIdentity, TlsOptions,
+};
 
-use crate::failure::{failed, refused_by_tls, wrong};
+use crate::failure::{NO_SERVER, failed, refused_by_tls, wrong};
 use crate::options::{Access, ZooKeeperOptions};
 
 /// For a server that is asked why it lets nobody in.
@@ -46,7 +48,7 @@ impl Dial {
                 })?;
             }
             // Whatever is wrong with the files is said now.
-            tls_options(&options.files)?;
+            certificates(&options.files)?;
         }
         Ok(Dial { endpoints, options })
     }
@@ -75,7 +77,7 @@ impl Dial {
     ///
     /// The driver goes to each server once until one lets it in, and says nothing of why others did not: where none does, each is
     /// asked.
-    pub(crate) async fn client(&self, ttl: Duration) -> Result<Client> {
+    pub(crate) async fn client(&self, ttl: Duration) -> Result<(Client, Option<TlsDynamicCerts>)> {
         let limit = self.options.connect_timeout;
         // Soon noticed where a server is silent, so that another one can be asked in the same session.
         let mut connector = Client::connector()
@@ -91,22 +93,31 @@ impl Dial {
             };
         }
         let servers = self.endpoints.join(",");
+        let certificates = match self.options.tls {
+            true => Some(TlsDynamicCerts::new(certificates(&self.options.files)?)),
+            false => None,
+        };
         let connecting = async {
-            if self.options.tls {
-                connector
-                    .with_tls(tls_options(&self.options.files)?)
-                    .secure_connect(&servers)
-                    .await
-                    .map_err(failed)
+            if let Some(certificates) = &certificates {
+                let options = TlsOptions::new().with_certs(certificates.clone());
+                connector.with_tls(options).secure_connect(&servers).await.map_err(failed)
             } else {
                 connector.connect(&servers).await.map_err(failed)
             }
         };
         match within(&SystemClock::new(), limit, connecting).await {
-            Some(Ok(client)) => Ok(client),
+            Some(Ok(client)) => Ok((client, certificates)),
             Some(Err(error)) if *error.kind() != ErrorKind::Unavailable => Err(error),
             Some(Err(error)) => Err(self.reason().await.unwrap_or(error)),
             None => Err(self.reason().await.unwrap_or_else(|| silent(limit))),
+        }
+    }
+
+    /// Reads the files for TLS again, for whatever connection is made next. Those that cannot be used change nothing: whoever begins
+    /// a session is told.
+    pub(crate) fn renew(&self, current: &TlsDynamicCerts) {
+        if let Ok(certificates) = certificates(&self.options.files) {
+            current.update(certificates);
         }
     }
 
@@ -141,35 +152,32 @@ impl fmt::Debug for Dial {
 }
 
 fn silent(limit: Duration) -> Error {
-    Error::unavailable(format!(
-        "no server lets anybody in within {limit:?}; have they a quorum (srvr says \"not currently serving requests\" otherwise), \
-         have they room for another connection (maxClientCnxns), and do they speak TLS where the URL says so?"
-    ))
+    Error::unavailable(format!("no session within {limit:?}; {NO_SERVER}"))
 }
 
-/// As the driver wants them. The files are read for each session.
-fn tls_options(files: &TlsFiles) -> Result<TlsOptions> {
+/// As the driver wants them. The files are read for each session, and again when its connection has ended.
+fn certificates(files: &TlsFiles) -> Result<TlsCerts> {
     choose_provider();
     let files = files.read()?;
     let authority = match files.authority {
         Some(authority) => String::from_utf8_lossy(&authority.pem).into_owned(),
         None => machines_own(),
     };
-    let options = TlsOptions::new().with_pem_ca(&authority).map_err(|error| {
+    let authority = TlsCa::from_pem(&authority).map_err(|error| {
         wrong(
-            "there is no certificate to know servers by: name a ca_file, or have the machine's own installed",
+            "this machine has no certificates of its own that can be read: name the authority's as ca_file, or have SSL_CERT_FILE or \
+             SSL_CERT_DIR name what is there",
         )
         .caused_by(error)
     })?;
-    match files.identity {
-        Some(identity) => options
-            .with_pem_identity(
-                &String::from_utf8_lossy(&identity.certificate),
-                &String::from_utf8_lossy(&identity.key),
-            )
-            .map_err(|error| wrong("the client's certificate and key cannot be used").caused_by(error)),
-        None => Ok(options),
+    let mut certificates = TlsCerts::builder().with_ca(authority);
+    if let Some(identity) = files.identity {
+        let read = |pem: &[u8]| String::from_utf8_lossy(pem).into_owned();
+        let identity = TlsIdentity::from_pem(&read(&identity.certificate), &read(&identity.key))
+            .map_err(|error| wrong("the client's certificate and key cannot be used").caused_by(error))?;
+        certificates = certificates.with_identity(identity);
     }
+    certificates.build().map_err(|error| wrong("the certificates cannot be used").caused_by(error))
 }
 
 /// In PEM, as the driver takes nothing else.

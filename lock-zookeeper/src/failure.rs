@@ -5,7 +5,18 @@ use lock_core::{Effect, Error, ErrorKind, Reason};
 use lock_tls::Words;
 use zookeeper_client::Error as Driver;
 
-const WORDS: Words = Words { scheme: "zookeeper", bad_certificate: None };
+const WORDS: Words = Words {
+    scheme: "zookeeper",
+    // Java says this where there is none.
+    bad_certificate: Some(
+        "the server does not accept the client's certificate: there has to be one (cert_file, key_file), of an authority that the \
+         server knows, that has not expired",
+    ),
+};
+
+/// Where nobody says why.
+pub(crate) const NO_SERVER: &str = "no server lets anybody in: are they up, can they be reached from here, have they a quorum (srvr says so) and \
+     room for another connection (maxClientCnxns), and do they speak TLS (zookeepers) exactly where the URL says so?";
 
 /// The error for a call that failed.
 pub(crate) fn failed(error: Driver) -> Error {
@@ -55,11 +66,7 @@ pub(crate) fn failed(error: Driver) -> Error {
         | Driver::UnexpectedErrorCode(_) => {
             (ErrorKind::Protocol, Effect::Unknown, "is this ZooKeeper 3.6 or later?")
         }
-        Driver::NoHosts | Driver::Timeout => (
-            ErrorKind::Unavailable,
-            Effect::NotApplied,
-            "no server lets anybody in: are they up, can they be reached from here, and have they a quorum?",
-        ),
+        Driver::NoHosts | Driver::Timeout => (ErrorKind::Unavailable, Effect::NotApplied, NO_SERVER),
         _ => (ErrorKind::Unavailable, Effect::Unknown, "the connection ended; it is made anew"),
     };
     let passes = kind.usually_passes() || matches!(error, Driver::QuotaExceeded);

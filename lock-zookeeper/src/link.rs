@@ -54,7 +54,7 @@ impl Link {
             Some(wire) if !wire.has_ended() => Ok(wire.clone()),
             _ => {
                 let ttl = self.dial.options().tick * 5;
-                let made = Arc::new(Wire::new(self.dial.client(ttl).await?, LIMIT));
+                let made = Arc::new(Wire::begin(&self.dial, ttl, LIMIT).await?);
                 *wire = Some(made.clone());
                 Ok(made)
             }

@@ -71,7 +71,7 @@ fn is_open(acl: &Acl) -> bool {
 /// The shortest session that servers grant is two of their ticks, unless that is set otherwise.
 async fn tick(dial: &Dial) -> Result<Option<Finding>> {
     let tick = dial.options().tick;
-    let shortest = dial.client(Duration::from_millis(1)).await?.session_timeout();
+    let shortest = dial.client(Duration::from_millis(1)).await?.0.session_timeout();
     Ok((shortest > tick * 2).then(|| {
         let message = format!(
             "the shortest session that the servers grant is {shortest:?}, so their tickTime may be {:?} and not {tick:?}: say it by \

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lock_core::{Effect, Error, ErrorKind, Reason, Result, SystemClock, within};
-use zookeeper_client::{Client, Error as Driver, SessionState, StateWatcher};
+use zookeeper_client::{Client, Error as Driver, SessionState, StateWatcher, TlsDynamicCerts};
 
+use crate::dial::Dial;
 use crate::failure::failed;
 
 /// One session with the servers. The driver keeps it through one connection after the other, for as long as the servers do.
@@ -15,15 +16,19 @@ use crate::failure::failed;
 /// What is asked while there is no connection the driver keeps and sends with the next one, whoever has given it up meanwhile; and
 /// it answers nothing until then. So nothing is sent unless there is a connection, and each answer has its time.
 pub(crate) struct Wire {
+    dial: Arc<Dial>,
     client: Mutex<Option<Client>>,
+    certificates: Option<TlsDynamicCerts>,
     states: StateWatcher,
     limit: Duration,
 }
 
 impl Wire {
-    /// For calls that are to be answered within this time.
-    pub(crate) fn new(client: Client, limit: Duration) -> Wire {
-        Wire { states: client.state_watcher(), client: Mutex::new(Some(client)), limit }
+    /// Begins one that is to live for so long, if the servers agree, for calls that are to be answered within this limit.
+    pub(crate) async fn begin(dial: &Arc<Dial>, ttl: Duration, limit: Duration) -> Result<Wire> {
+        let (client, certificates) = dial.client(ttl).await?;
+        let states = client.state_watcher();
+        Ok(Wire { dial: dial.clone(), client: Mutex::new(Some(client)), certificates, states, limit })
     }
 
     /// What is sent is sent by `send` itself, before it returns the answer's future: so that several requests that it makes go out
@@ -35,6 +40,9 @@ impl Wire {
     where
         F: Future<Output = Result<T>>,
     {
+        if self.states.peek_state() == SessionState::Disconnected {
+            self.renew_certificates();
+        }
         let mut sent = false;
         let asking = async {
             is_connected(&mut self.states.clone()).await?;
@@ -56,6 +64,13 @@ impl Wire {
 
     pub(crate) fn states(&self) -> StateWatcher {
         self.states.clone()
+    }
+
+    /// There is no connection: the next one is made with the certificates that there are by then.
+    pub(crate) fn renew_certificates(&self) {
+        if let Some(current) = &self.certificates {
+            self.dial.renew(current);
+        }
     }
 
     pub(crate) fn has_ended(&self) -> bool {

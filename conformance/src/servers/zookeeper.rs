@@ -168,9 +168,15 @@ impl ZooKeeper {
     pub(super) async fn launch(&self) -> Result<()> {
         self.setup.configure(self)?;
         let program = self.setup.program_of(self);
-        let server = program.start(async || self.mode().await.map(|_| true)).await?;
+        let server = program.start(async || self.is_ready().await).await?;
         *self.running() = Some(Arc::new(server));
         Ok(())
+    }
+
+    /// With TLS it opens its port for that later than the other one.
+    async fn is_ready(&self) -> Result<bool> {
+        self.mode().await?;
+        Ok(self.plain.is_none() || TcpStream::connect(self.endpoint()).await.is_ok())
     }
 
     pub(super) fn endpoint(&self) -> SocketAddr {

@@ -27,6 +27,7 @@ pub(super) const ATTEMPTS: usize = 4;
 pub struct ZooKeeperSetup {
     tick: Duration,
     settings: Vec<(String, String)>,
+    properties: Vec<(String, String)>,
     tls: Option<Tls>,
     users: Vec<(String, String)>,
     pub(super) island: Option<Island>,
@@ -50,6 +51,7 @@ impl ZooKeeperSetup {
         ZooKeeperSetup {
             tick: TICK,
             settings: Vec::new(),
+            properties: Vec::new(),
             tls: None,
             users: Vec::new(),
             island: None,
@@ -68,6 +70,14 @@ impl ZooKeeperSetup {
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> ZooKeeperSetup {
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// A property of its virtual machine, for what its configuration does not have: `property("znode.container.checkIntervalMs",
+    /// "100")`.
+    #[must_use]
+    pub fn property(mut self, name: impl Into<String>, value: impl Into<String>) -> ZooKeeperSetup {
+        self.properties.push((name.into(), value.into()));
         self
     }
 
@@ -206,6 +216,7 @@ impl ZooKeeperSetup {
                 "-Dzookeeper.cnxTimeout=1000".to_owned(),
             ]);
         }
+        program = program.arguments(self.properties.iter().map(|(name, value)| format!("-D{name}={value}")));
         program = program.arguments(["-cp", CLASSES, MAIN, "zoo.cfg"]);
         match &self.island {
             Some(island) => program.on(island),
@@ -226,6 +237,7 @@ impl fmt::Debug for ZooKeeperSetup {
         f.debug_struct("ZooKeeperSetup")
             .field("tick", &self.tick)
             .field("settings", &self.settings)
+            .field("properties", &self.properties)
             .finish_non_exhaustive()
     }
 }

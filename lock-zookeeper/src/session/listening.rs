@@ -187,7 +187,10 @@ async fn serve(session: Weak<Shared>, mut states: StateWatcher, mut orders: Unbo
                         session.sink.send(Event::Lost(Reason::SessionEnded));
                         return;
                     }
-                    _ => session.pulse.lock().is_lost(),
+                    _ => {
+                        session.pulse.lock().is_lost();
+                        session.wire.renew_certificates();
+                    }
                 }
             }
         }

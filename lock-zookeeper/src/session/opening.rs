@@ -73,7 +73,9 @@ async fn begin(
 ) -> Result<Arc<Shared>> {
     let clock = SystemClock::new();
     let before = clock.boot();
-    let client = dial.client(options.ttl).await?;
+    // The engine's own answer comes at its time; this one is to come before.
+    let wire = Wire::begin(dial, options.ttl, options.call_timeout.mul_f64(0.9)).await?;
+    let client = wire.client()?;
     let (granted, tick) = (client.session_timeout(), dial.options().tick);
     if granted < tick * TICKS {
         return Err(wrong(format!(
@@ -83,8 +85,7 @@ async fn begin(
     }
     let info = entry::written_of_session(granted, &options.info);
     let created = create(&client, dial, names, options.id, &info).await?;
-    // The engine's own answer comes at its time; this one is to come before.
-    let wire = Wire::new(client, options.call_timeout.mul_f64(0.9));
+    drop(client);
     let session = Arc::new(Shared {
         wire,
         dial: dial.clone(),
