@@ -1,7 +1,6 @@
 //! ZooKeeper servers that the harness starts, and ensembles of them.
 
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 

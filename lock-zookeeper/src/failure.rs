@@ -67,7 +67,14 @@ pub(crate) fn failed(error: Driver) -> Error {
             (ErrorKind::Protocol, Effect::Unknown, "is this ZooKeeper 3.6 or later?")
         }
         Driver::NoHosts | Driver::Timeout => (ErrorKind::Unavailable, Effect::NotApplied, NO_SERVER),
-        _ => (ErrorKind::Unavailable, Effect::Unknown, "the connection ended; it is made anew"),
+        // A server that has lost the others ends its clients' connections. The driver ends one on which nothing is answered, which
+        // is so behind a write that the others do not confirm.
+        _ => (
+            ErrorKind::Unavailable,
+            Effect::Unknown,
+            "the connection ended without an answer; it is made anew. If that goes on: have the servers a quorum (srvr says so), or \
+             too much to do (mntr)?",
+        ),
     };
     let passes = kind.usually_passes() || matches!(error, Driver::QuotaExceeded);
     Error::new(kind, format!("{error}; {advice}")).effect(effect).retryable(passes).caused_by(error)

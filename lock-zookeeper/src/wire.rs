@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lock_core::{Effect, Error, ErrorKind, Reason, Result, SystemClock, within};
+use lock_core::{BootTime, Clock, Effect, Error, ErrorKind, Reason, Result, SystemClock, within};
 use zookeeper_client::{Client, Error as Driver, SessionState, StateWatcher, TlsDynamicCerts};
 
 use crate::dial::Dial;
@@ -21,14 +21,18 @@ pub(crate) struct Wire {
     certificates: Option<TlsDynamicCerts>,
     states: StateWatcher,
     limit: Duration,
+    /// When the last request was sent that has been answered: the server knew by then that this client is there.
+    heard: Mutex<BootTime>,
 }
 
 impl Wire {
     /// Begins one that is to live for so long, if the servers agree, for calls that are to be answered within this limit.
     pub(crate) async fn begin(dial: &Arc<Dial>, ttl: Duration, limit: Duration) -> Result<Wire> {
+        let begun = SystemClock::new().boot();
         let (client, certificates) = dial.client(ttl).await?;
         let states = client.state_watcher();
-        Ok(Wire { dial: dial.clone(), client: Mutex::new(Some(client)), certificates, states, limit })
+        let (client, heard) = (Mutex::new(Some(client)), Mutex::new(begun));
+        Ok(Wire { dial: dial.clone(), client, certificates, states, limit, heard })
     }
 
     /// What is sent is sent by `send` itself, before it returns the answer's future: so that several requests that it makes go out
@@ -43,17 +47,28 @@ impl Wire {
         if self.states.peek_state() == SessionState::Disconnected {
             self.renew_certificates();
         }
+        let clock = SystemClock::new();
         let mut sent = false;
         let asking = async {
             is_connected(&mut self.states.clone()).await?;
             let client = self.client()?;
             sent = true;
-            send(client).await
+            let sent_at = clock.boot();
+            let answer = send(client).await?;
+            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            *heard = heard.max(sent_at);
+            Ok(answer)
         };
-        match within(&SystemClock::new(), self.limit, asking).await {
+        match within(&clock, self.limit, asking).await {
             Some(answer) => answer,
             None => Err(self.silence(sent)),
         }
+    }
+
+    /// For how long the server may not have heard of this client, as far as is known here.
+    pub(crate) fn silent_for(&self) -> Duration {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        SystemClock::new().boot().since(heard)
     }
 
     /// The driver's client, whether it is connected or not.

@@ -133,6 +133,7 @@ async fn serve(session: Weak<Shared>, mut states: StateWatcher, mut orders: Unbo
     let mut watching: JoinSet<(Ticket, Watched)> = JoinSet::new();
     let mut handles: HashMap<Ticket, AbortHandle> = HashMap::new();
     let mut wanted = JoinSet::from_iter([listen_to_wishes(session.clone(), states.clone())]);
+    let _heard = JoinSet::from_iter([stay_heard(session.clone())]);
     let (clock, mut over) = {
         let Some(session) = session.upgrade() else { return };
         (session.clock, session.clock.sleep(session.ttl))
@@ -194,6 +195,24 @@ async fn serve(session: Weak<Shared>, mut states: StateWatcher, mut orders: Unbo
                 }
             }
         }
+    }
+}
+
+/// Has the server hear of the session as often as a renewal needs it to. The driver's own pings are not as many, and nobody here
+/// could tell that they have been answered.
+async fn stay_heard(session: Weak<Shared>) {
+    loop {
+        let pause = {
+            let Some(session) = session.upgrade() else { return };
+            let often = session.dial.options().tick / 3;
+            let silent_for = session.wire.silent_for();
+            if silent_for >= often {
+                // Without an answer it is asked again, and a renewal waits.
+                let _ = session.is_heard().await;
+            }
+            session.clock.sleep(often.saturating_sub(session.wire.silent_for()).max(often / 8))
+        };
+        pause.await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{BootTime, ClaimRef, Effect, Error, Reason, Renewal, Result, Standing, Ticket};
+use lock_core::{BootTime, ClaimRef, Clock, Effect, Error, Reason, Renewal, Result, Standing, Ticket};
 use zookeeper_client::{Client, Error as Driver, MultiReadResult, Stat};
 
 use super::Shared;
@@ -20,7 +20,18 @@ impl Shared {
     /// The answers to pings prove nothing: a server gives them that is cut off from the others. A write is acknowledged by a
     /// majority. It says nothing of the claims' nodes, which are read behind it, over the same connection: so at the same server,
     /// and not before it has done the write itself.
+    ///
+    /// Invariant: a session is renewed only where its server has heard of it within half a tick before. It is the leader that ends
+    /// sessions, and it does not count writes: what other servers have heard of their clients they tell it once in half a tick. Is
+    /// a server cut off behind this write, then the leader has last heard of the session at most half a tick before it. The margin
+    /// is a whole one.
     pub(super) async fn renew(&self, known: &[ClaimRef]) -> Result<Renewal> {
+        let half = self.dial.options().tick / 2;
+        if self.wire.silent_for() > half {
+            // What the server hears now it has told when that time is over, or it does not reach the leader with the write.
+            self.is_heard().await?;
+            self.clock.sleep(half).await;
+        }
         let mades: Vec<_> = known.iter().map(|claim| self.made(claim.ticket)).collect();
         let found = self
             .wire
@@ -51,6 +62,12 @@ impl Shared {
                 self.has_beaten(beating.await)
             })
             .await
+    }
+
+    /// Has the server hear of this client.
+    pub(super) async fn is_heard(&self) -> Result<()> {
+        let own = self.names.session(self.id);
+        self.wire.ask(|client| async move { client.check_stat(&own).await.map(drop).map_err(failed) }).await
     }
 
     /// It is sent before this returns.
