@@ -1,6 +1,7 @@
 //! What the comparisons share: their rounds, what a cycle costs, and bare commands.
 
 pub mod figures;
+pub mod program;
 pub mod shapes;
 pub mod table;
 

@@ -26,7 +26,10 @@ pub(super) struct Asked<'a> {
 
 /// What has come of a claim that was sent.
 enum Sent {
-    Made(Made, Queue),
+    /// It was made, and nobody else was there in the same instant: it holds.
+    Alone,
+    /// It was made, among others.
+    Among,
     /// The lock's node is not there.
     NoLock,
     /// Nothing is made at this version of the session's own node.
@@ -80,22 +83,20 @@ impl Shared {
         if self.places().may_arrive(ticket) {
             self.find(asked).await?;
         }
-        if let Some(path) = self.path_of(ticket) {
-            let lock = asked.lock.clone();
-            let queue = self.wire.ask(|client| async move { look(&client, &lock).await }).await?;
-            if let Some(place) = place_of(&queue, &path) {
-                return self.stands_at(asked, place, queue).await;
-            }
-            // Somebody has ended it. It is made anew.
-            self.waits_no_more(ticket);
-            self.places().has_gone(ticket);
-        }
         for _ in 0..ATTEMPTS {
+            if let Some(path) = self.path_of(ticket) {
+                let lock = asked.lock.as_str();
+                let queue = self.wire.ask(|client| async move { look(&client, lock).await }).await?;
+                if let Some(place) = place_of(&queue, &path) {
+                    return self.stands_at(asked, place, queue).await;
+                }
+                // Somebody has ended it. It is made anew.
+                self.waits_no_more(ticket);
+                self.places().has_gone(ticket);
+            }
             match self.send(asked).await? {
-                Sent::Made(made, queue) => match place_of(&queue, &made.path) {
-                    Some(place) => return self.stands_at(asked, place, queue).await,
-                    None => self.places().has_gone(ticket),
-                },
+                Sent::Alone => return self.is_granted(ticket),
+                Sent::Among => {}
                 Sent::NoLock => self.make_lock(&asked.lock).await?,
                 Sent::OtherVersion => self.beat().await?,
             }
@@ -106,7 +107,7 @@ impl Shared {
         )))
     }
 
-    /// One round trip: the claim and, behind it, a look at the lock. The look always sees the claim.
+    /// One request, which says as well whether anybody else is there.
     ///
     /// Invariant: nothing is made for a session that is over, nor by a copy that was sent before the last renewal: both are checked
     /// in the step that makes it.
@@ -114,23 +115,22 @@ impl Shared {
         let ticket = asked.claim.ticket;
         self.wire
             .ask(|client| async move {
-                let (making, looking) = {
+                let making = {
                     let pulse = self.pulse.lock();
                     let Some(version) = pulse.expected() else { return Ok(Sent::OtherVersion) };
                     let note = asked.claim.note.as_ref().map_or("", Note::as_str).as_bytes();
                     let options = CreateMode::EphemeralSequential.with_acls(self.acls());
                     let mut claim = client.new_multi_writer();
                     claim.add_check_version(&self.names.session(self.id), version).map_err(failed)?;
-                    claim
-                        .add_create(&format!("{}/{}", asked.lock, asked.name), note, &options)
-                        .map_err(failed)?;
-                    // Servers do not say when a multi has created a node, but when it has written to one: all of it is one
-                    // transaction, and the lock's node has no data that this could change.
+                    let name = format!("{}/{}", asked.lock, asked.name);
+                    claim.add_create(&name, note, &options).map_err(failed)?;
+                    // Of a node that a multi has created servers do not say when, but of one that it has written to; and how many
+                    // nodes are in that one. All of it is one transaction, and the lock's node has no data that this could change.
                     claim.add_set_data(&asked.lock, b"", None).map_err(failed)?;
                     self.places().sent(ticket);
-                    (claim.commit(), client.list_children(&asked.lock))
+                    claim.commit()
                 };
-                let made = match making.await {
+                let (made, is_alone) = match making.await {
                     Ok(done) => made(done)?,
                     Err(error) => {
                         let sent = not_made(error);
@@ -143,16 +143,13 @@ impl Shared {
                         return sent;
                     }
                 };
-                {
-                    // That it was made is noted at once: whatever goes wrong from here on, it is there, and has to be given back.
-                    let mut places = self.places();
-                    places.answered(ticket);
-                    if let Some(place) = places.of(ticket) {
-                        place.stands = Stands::Waits(made.clone());
-                    }
+                // That it was made is noted at once: whatever goes wrong from here on, it is there, and has to be given back.
+                let mut places = self.places();
+                places.answered(ticket);
+                if let Some(place) = places.of(ticket) {
+                    place.stands = Stands::Waits(made);
                 }
-                let names = looking.await.map_err(failed)?;
-                Ok(Sent::Made(made, entry::queue(&asked.lock, &names)?))
+                Ok(if is_alone { Sent::Alone } else { Sent::Among })
             })
             .await
     }
@@ -269,16 +266,18 @@ pub(super) fn place_of(queue: &Queue, path: &str) -> Option<usize> {
     queue.entries().iter().position(|entry| entry.name == name)
 }
 
-fn made(done: Vec<MultiWriteResult>) -> Result<Made> {
-    let (mut path, mut zxid) = (None, None);
+/// The claim's node, and whether it is the only one of its lock.
+fn made(done: Vec<MultiWriteResult>) -> Result<(Made, bool)> {
+    let (mut path, mut lock) = (None, None);
     for done in done {
         match done {
             MultiWriteResult::Create { path: created, .. } => path = Some(created),
-            MultiWriteResult::SetData { stat } => zxid = Some(stat.mzxid),
+            MultiWriteResult::SetData { stat } => lock = Some(stat),
             _ => {}
         }
     }
-    path.zip(zxid).map(|(path, zxid)| Made { path, zxid }).ok_or_else(|| {
+    let made = path.zip(lock).map(|(path, lock)| (Made { path, zxid: lock.mzxid }, lock.num_children == 1));
+    made.ok_or_else(|| {
         Error::new(
             ErrorKind::Protocol,
             "the answer to a claim lacks what it should have; is this ZooKeeper 3.6 or later?",

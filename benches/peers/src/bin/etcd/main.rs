@@ -10,7 +10,6 @@
 //! wait for the disk. The Go program is in `go/etcd`; without `go` on the `PATH` it is left out. Compare within one run: machines
 //! differ, and one machine differs from minute to minute.
 
-mod go;
 mod lockers;
 mod who;
 
@@ -18,6 +17,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fencepost_peers::figures::{Board, LENGTHS, Shape, Way};
+use fencepost_peers::program::Program;
 use fencepost_peers::shapes;
 use fencepost_peers::table::Table;
 use fencepost_peers::{cpu, forced_to_disk, long, short};
@@ -25,7 +25,6 @@ use lock_conformance::servers::{Etcd, EtcdSetup};
 use lock_core::{Lock, LockClient, Result};
 use lock_etcd::etcd_client::Client;
 
-use crate::go::Go;
 use crate::lockers::{Aside, Bare, OURS, Theirs, connect, lease, ours};
 use crate::who::{Who, targets};
 
@@ -55,7 +54,7 @@ struct Peers {
     leases: Vec<i64>,
     /// The first is the one that works alone.
     ours: Vec<LockClient>,
-    go: Option<Go>,
+    go: Option<Program>,
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -122,7 +121,7 @@ impl Peers {
         for _ in 0..4 {
             clients.push(ours(&address).await?);
         }
-        let go = match Go::start(&address).await {
+        let go = match Program::start("go/etcd", "go", &["run", ".", &address]).await {
             Ok(go) => Some(go),
             Err(reason) => {
                 println!("Go's concurrency.Mutex is left out: {reason}");

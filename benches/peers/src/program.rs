@@ -1,40 +1,42 @@
-//! Go's `concurrency.Mutex`, in a program of its own: it is asked by lines and answers by lines, so that it has its turn in every
-//! round.
+//! [`Program`]: a peer in another language, in a program of its own: it is asked by lines and answers by lines, so that it has its
+//! turn in every round.
 
 use std::path::Path;
 use std::process::Stdio;
 
-use fencepost_peers::figures::{Cycles, HandOffs};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-pub struct Go {
+use crate::figures::{Cycles, HandOffs};
+
+/// A peer in a program of its own.
+pub struct Program {
     child: Child,
     orders: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
 }
 
-impl Go {
-    /// Builds it, and waits until it is connected.
+impl Program {
+    /// Builds it by this command, in a directory beside this package's sources, and waits until it is connected.
     ///
     /// # Errors
     /// Why it has to be left out.
-    pub async fn start(address: &str) -> Result<Go, String> {
-        let mut child = Command::new("go")
-            .args(["run", ".", address])
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("go/etcd"))
+    pub async fn start(directory: &str, command: &str, arguments: &[&str]) -> Result<Program, String> {
+        let mut child = Command::new(command)
+            .args(arguments)
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(directory))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("there is no `go` on the PATH ({error})"))?;
+            .map_err(|error| format!("there is no `{command}` on the PATH ({error})"))?;
         let (Some(orders), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("it has no input or output".to_owned());
         };
-        let mut go = Go { child, orders, answers: BufReader::new(answers).lines() };
-        match go.answers.next_line().await {
-            Ok(Some(line)) if line == "ready" => Ok(go),
-            _ => Err("the Go program does not run; what it said is above".to_owned()),
+        let mut program = Program { child, orders, answers: BufReader::new(answers).lines() };
+        match program.answers.next_line().await {
+            Ok(Some(line)) if line == "ready" => Ok(program),
+            other => Err(format!("the program in {directory} does not run ({other:?})")),
         }
     }
 
@@ -52,13 +54,13 @@ impl Go {
 
     /// At the end of its input it ends.
     pub async fn end(self) {
-        let Go { mut child, orders, answers } = self;
+        let Program { mut child, orders, answers } = self;
         drop((orders, answers));
         let _ = child.wait().await;
     }
 
     async fn ask(&mut self, order: &str) -> Value {
-        self.orders.write_all(format!("{order}\n").as_bytes()).await.expect("the Go program runs");
+        self.orders.write_all(format!("{order}\n").as_bytes()).await.expect("the program runs");
         let line = self.answers.next_line().await.expect("its words").expect("an answer");
         serde_json::from_str(&line).expect("JSON")
     }
