@@ -1,6 +1,6 @@
 //! [`Places`]: a session's claims, and how they stand as far as it knows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use lock_core::queue::{Contenders, Withdrawn};
 use lock_core::{BootTime, Certainty, Claim, ClaimRef, LockKey, Ticket};
@@ -9,12 +9,17 @@ use lock_core::{BootTime, Certainty, Claim, ClaimRef, LockKey, Ticket};
 /// wait here, in their order.
 pub(crate) const CONTENDERS: usize = 64;
 
+/// So many claims that were given back are remembered, for news that come behind them.
+const GIVEN_BACK: usize = 256;
+
 /// A session's claims.
 #[derive(Debug)]
 pub(crate) struct Places {
     claims: HashMap<Ticket, Place>,
     withdrawn: Withdrawn,
     contenders: Contenders,
+    /// The last claims that held and were given back, or are about to be.
+    given_back: VecDeque<String>,
 }
 
 /// One claim's place.
@@ -22,8 +27,8 @@ pub(crate) struct Places {
 pub(crate) struct Place {
     pub(crate) key: LockKey,
     pub(crate) stands: Stands,
-    /// What it waits for, and whether news of that can come.
-    pub(crate) watches: Option<Watched>,
+    /// What it waits for, if news of that can come.
+    pub(crate) watches: Option<Watch>,
     /// Since when it has been seen as the first that waits.
     pub(crate) first_since: Option<BootTime>,
     /// Requests that may make it and were not answered: each may still arrive.
@@ -45,6 +50,24 @@ pub(crate) enum Stands {
     Unknown,
     Waits(Made),
     Holds(Made),
+}
+
+/// What a claim watches, and what it means that it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Watch {
+    pub(crate) watched: Watched,
+    pub(crate) then: Then,
+}
+
+/// What it means for a claim that the node that it watches goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Nobody else was before it: it holds.
+    Holds,
+    /// It holds, if that one held: it was directly before it, and nobody can hold beside it.
+    HoldsBehindAHold,
+    /// It has to look.
+    Looks,
 }
 
 /// What a claim watches.
@@ -73,6 +96,7 @@ impl Places {
             claims: HashMap::new(),
             withdrawn: Withdrawn::default(),
             contenders: Contenders::at_most(CONTENDERS),
+            given_back: VecDeque::new(),
         }
     }
 
@@ -139,6 +163,36 @@ impl Places {
         }
     }
 
+    /// What holds is about to be given back: whoever waits behind it hears of its end, and may know then that it holds.
+    pub(crate) fn gives_back(&mut self, ticket: Ticket) {
+        if let Some(Place { stands: Stands::Holds(made), .. }) = self.claims.get(&ticket) {
+            self.given_back.push_back(made.path.clone());
+            if self.given_back.len() > GIVEN_BACK {
+                self.given_back.pop_front();
+            }
+        }
+    }
+
+    /// What a claim watched is no more, or has changed. `None` if it does not wait for that any more; otherwise whether it holds
+    /// now, as which claim, for all that is known without a look.
+    pub(crate) fn hears(
+        &mut self,
+        ticket: Ticket,
+        watched: &Watched,
+        has_gone: bool,
+    ) -> Option<Option<Made>> {
+        let place = self.claims.get_mut(&ticket)?;
+        let watch = place.watches.take_if(|watch| watch.watched == *watched)?;
+        let Stands::Waits(made) = &place.stands else { return Some(None) };
+        let holds = has_gone
+            && match (watch.then, watched) {
+                (Then::Holds, _) => true,
+                (Then::HoldsBehindAHold, Watched::Node(path)) => self.given_back.contains(path),
+                _ => false,
+            };
+        Some(holds.then(|| made.clone()))
+    }
+
     /// The claim is not in the store any more, and is to be made anew.
     pub(crate) fn has_gone(&mut self, ticket: Ticket) {
         let Some(place) = self.claims.get_mut(&ticket) else { return };
@@ -201,6 +255,33 @@ mod tests {
         assert!(places.may_arrive(Ticket(1)), "the first of the two");
         places.nothing_may_arrive(Ticket(1));
         assert!(!places.may_arrive(Ticket(1)));
+    }
+
+    #[test]
+    fn whoever_was_behind_a_hold_of_its_own_session_holds_without_a_look() {
+        let watch = |then| Watch { watched: Watched::Node("/l/1".to_owned()), then };
+        for (then, given_back, has_gone, holds) in [
+            (Then::Holds, false, true, true),
+            (Then::Holds, false, false, false),
+            (Then::HoldsBehindAHold, true, true, true),
+            (Then::HoldsBehindAHold, false, true, false),
+            (Then::Looks, true, true, false),
+        ] {
+            let mut places = Places::new();
+            places.enter(&claim(1));
+            places.holds(Ticket(1), made(1));
+            places.enter(&claim(2));
+            let second = places.of(Ticket(2)).unwrap();
+            (second.stands, second.watches) = (Stands::Waits(made(2)), Some(watch(then)));
+            if given_back {
+                places.gives_back(Ticket(1));
+            }
+            let other = Watched::Node("/l/0".to_owned());
+            assert_eq!(places.hears(Ticket(2), &other, has_gone), None, "it does not wait for that");
+            let heard = places.hears(Ticket(2), &watch(then).watched, has_gone);
+            assert_eq!(heard, Some(holds.then(|| made(2))), "{then:?}");
+            assert_eq!(places.hears(Ticket(2), &watch(then).watched, has_gone), None, "told once");
+        }
     }
 
     #[test]

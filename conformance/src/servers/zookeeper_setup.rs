@@ -26,6 +26,7 @@ pub(super) const ATTEMPTS: usize = 4;
 #[derive(Clone)]
 pub struct ZooKeeperSetup {
     tick: Duration,
+    in_earnest: bool,
     settings: Vec<(String, String)>,
     properties: Vec<(String, String)>,
     tls: Option<Tls>,
@@ -50,6 +51,7 @@ impl ZooKeeperSetup {
     pub fn new() -> ZooKeeperSetup {
         ZooKeeperSetup {
             tick: TICK,
+            in_earnest: false,
             settings: Vec::new(),
             properties: Vec::new(),
             tls: None,
@@ -70,6 +72,13 @@ impl ZooKeeperSetup {
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> ZooKeeperSetup {
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// Has it wait for the disk, and have the memory and the compiler of a server in earnest: for what is measured.
+    #[must_use]
+    pub fn in_earnest(mut self) -> ZooKeeperSetup {
+        self.in_earnest = true;
         self
     }
 
@@ -158,7 +167,7 @@ impl ZooKeeperSetup {
             format!("clientPortAddress={}", server.plain().ip()),
             "admin.enableServer=false".to_owned(),
             "4lw.commands.whitelist=*".to_owned(),
-            "forceSync=no".to_owned(),
+            format!("forceSync={}", if self.in_earnest { "yes" } else { "no" }),
             "maxClientCnxns=0".to_owned(),
             "maxSessionTimeout=3600000".to_owned(),
         ]
@@ -204,8 +213,11 @@ impl ZooKeeperSetup {
     pub(super) fn program_of(&self, server: &ZooKeeper) -> Program {
         let mut program =
             Program::new("java", server.directory()).package("default-jre-headless libzookeeper-java");
-        // A small heap, and the compiler that is ready sooner: it serves a test.
-        program = program.arguments(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
+        program = match self.in_earnest {
+            true => program.arguments(["-Xmx512m"]),
+            // A small heap, and the compiler that is ready sooner: it serves a test.
+            false => program.arguments(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]),
+        };
         if !self.users.is_empty() {
             program = program.arguments(["-Djava.security.auth.login.config=jaas.conf"]);
         }

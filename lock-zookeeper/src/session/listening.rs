@@ -13,7 +13,7 @@ use zookeeper_client::{Error as Driver, EventType, OneshotWatcher, SessionState,
 use super::Shared;
 use crate::entry::{self, Queue};
 use crate::failure::failed;
-use crate::place::{Stands, Watched};
+use crate::place::{Stands, Then, Watch, Watched};
 use crate::wire::is_connected;
 
 /// The task in which a session listens. It ends with the session.
@@ -68,8 +68,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Has the claim told when the node of another one goes. Whether it was there.
-    pub(super) async fn watch_node(&self, ticket: Ticket, path: &str) -> Result<bool> {
+    /// Has the claim told when the node of another one goes, and what that means for it. Whether it was there.
+    pub(super) async fn watch_node(&self, ticket: Ticket, path: &str, then: Then) -> Result<bool> {
         // A look at whether it is there would leave a watch for its coming, which is never.
         let watching = self.wire.ask(|client| async move {
             match client.get_and_watch_data(path).await {
@@ -79,7 +79,7 @@ impl Shared {
             }
         });
         let Some(watcher) = watching.await? else { return Ok(false) };
-        self.is_watched(ticket, Watched::Node(path.to_owned()), watcher);
+        self.is_watched(ticket, Watch { watched: Watched::Node(path.to_owned()), then }, watcher);
         Ok(true)
     }
 
@@ -88,7 +88,7 @@ impl Shared {
         let watching =
             self.wire.ask(|client| async move { client.list_and_watch_children(lock).await.map_err(failed) });
         let (names, watcher) = watching.await?;
-        self.is_watched(ticket, Watched::All, watcher);
+        self.is_watched(ticket, Watch { watched: Watched::All, then: Then::Looks }, watcher);
         entry::queue(lock, &names)
     }
 
@@ -101,36 +101,39 @@ impl Shared {
         });
     }
 
-    fn is_watched(&self, ticket: Ticket, watched: Watched, watcher: OneshotWatcher) {
+    fn is_watched(&self, ticket: Ticket, watch: Watch, watcher: OneshotWatcher) {
         // Whoever has no place any more has been given back meanwhile. What is ordered is ordered while that is known, so that
         // nobody forgets a watch before it is there.
         self.of(ticket, |place| {
             if let Stands::Waits(_) = place.stands {
-                place.watches = Some(watched.clone());
-                self.listeners.order(Order::Watch { ticket, watched, watcher });
+                self.listeners.order(Order::Watch { ticket, watched: watch.watched.clone(), watcher });
+                place.watches = Some(watch);
             }
         });
     }
 
-    /// What the claim watched has changed, or nobody can tell any more.
-    fn hears(&self, ticket: Ticket, watched: &Watched) {
-        let waits = self.of(ticket, |place| {
-            let is_it = place.watches.as_ref() == Some(watched);
-            if is_it {
-                place.watches = None;
-            }
-            is_it
+    /// What the claim watched has gone or changed, or nobody can tell any more.
+    fn hears(&self, ticket: Ticket, watched: &Watched, has_gone: bool) {
+        let heard = self.places().hears(ticket, watched, has_gone);
+        let granted = match heard {
+            None => return,
+            Some(holds) => holds.and_then(|made| {
+                let next = self.places().holds(ticket, made.clone());
+                self.tell_next(next);
+                self.grant(&made).ok()
+            }),
+        };
+        self.sink.send(match granted {
+            Some((token, proof)) => Event::Granted { ticket, token, proof },
+            None => Event::Recheck(ticket),
         });
-        if waits == Some(true) {
-            self.sink.send(Event::Recheck(ticket));
-        }
     }
 }
 
 /// A session that nobody renews ends with its time, although the driver would keep it for as long as this process lives: the engine
 /// may have given it up, and not have got through with that.
 async fn serve(session: Weak<Shared>, mut states: StateWatcher, mut orders: UnboundedReceiver<Order>) {
-    let mut watching: JoinSet<(Ticket, Watched)> = JoinSet::new();
+    let mut watching: JoinSet<(Ticket, Watched, bool)> = JoinSet::new();
     let mut handles: HashMap<Ticket, AbortHandle> = HashMap::new();
     let mut wanted = JoinSet::from_iter([listen_to_wishes(session.clone(), states.clone())]);
     let _heard = JoinSet::from_iter([stay_heard(session.clone())]);
@@ -149,8 +152,8 @@ async fn serve(session: Weak<Shared>, mut states: StateWatcher, mut orders: Unbo
                 }
                 Some(Order::Watch { ticket, watched, watcher }) => {
                     let handle = watching.spawn(async move {
-                        watcher.changed().await;
-                        (ticket, watched)
+                        let event = watcher.changed().await;
+                        (ticket, watched, event.event_type == EventType::NodeDeleted)
                     });
                     if let Some(before) = handles.insert(ticket, handle) {
                         before.abort();
@@ -159,10 +162,10 @@ async fn serve(session: Weak<Shared>, mut states: StateWatcher, mut orders: Unbo
             },
             Some(ended) = watching.join_next() => {
                 // One that was not waited for any more has nothing to tell.
-                let Ok((ticket, watched)) = ended else { continue };
+                let Ok((ticket, watched, has_gone)) = ended else { continue };
                 handles.retain(|_, handle| !handle.is_finished());
                 let Some(session) = session.upgrade() else { return };
-                session.hears(ticket, &watched);
+                session.hears(ticket, &watched, has_gone);
             }
             Some(_) = wanted.join_next() => {
                 let Some(session) = session.upgrade() else { return };

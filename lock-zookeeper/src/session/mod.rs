@@ -16,7 +16,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lock_core::{
     BootTime, Certainty, Claim, ClaimRef, Claimed, Clock, Effect, Error, ErrorKind, Event, EventSink,
-    FencingToken, LockKey, Proof, Released, Renewal, Result, Session, SessionId, SystemClock, Ticket,
+    FencingToken, HolderInfo, LockKey, Proof, Released, Renewal, Result, Session, SessionId, SystemClock,
+    Ticket,
 };
 use zookeeper_client::Acls;
 
@@ -47,6 +48,8 @@ struct Shared {
     pulse: Pulse,
     places: Mutex<Places>,
     listeners: Listeners,
+    /// Whose other sessions are, and how long they live.
+    seen: Mutex<HashMap<SessionId, (Duration, Option<HolderInfo>)>>,
     /// When the holders of a lock were told of a try.
     told: Mutex<HashMap<LockKey, BootTime>>,
 }
@@ -96,6 +99,10 @@ impl Shared {
 
     fn now(&self) -> BootTime {
         self.clock.boot()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<SessionId, (Duration, Option<HolderInfo>)>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {

@@ -98,6 +98,7 @@ async fn begin(
         pulse: Pulse::new(before),
         places: Mutex::new(Places::new()),
         listeners: Listeners::default(),
+        seen: Mutex::new(HashMap::from([(options.id, (granted, Some(options.info.clone())))])),
         told: Mutex::default(),
     });
     let number = session.pulse.lock().beat();

@@ -12,6 +12,7 @@ impl Shared {
         let ticket = claim.ticket;
         let (is_here, may_arrive) = {
             let mut places = self.places();
+            places.gives_back(ticket);
             (places.of(ticket).is_some(), places.may_arrive(ticket))
         };
         if !is_here {

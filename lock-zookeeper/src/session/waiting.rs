@@ -12,7 +12,7 @@ use super::claiming::{Asked, place_of};
 use super::{Shared, token};
 use crate::entry::{Entry, Queue, read_of_session};
 use crate::failure::failed;
-use crate::place::Watched;
+use crate::place::{Place, Stands, Then, Watched};
 
 /// After so long whoever is the first that waits tells the holders that he does.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -22,6 +22,8 @@ const LATER_LOOKS: Duration = Duration::from_secs(10);
 const SELDOM: Duration = Duration::from_secs(10);
 /// So many sessions at most are told at once.
 const TOLD_AT_ONCE: usize = 16;
+/// Of so many other sessions it is remembered whose they are.
+const SEEN: usize = 64;
 
 impl Shared {
     /// Watches what is in the way, until nothing is or something is watched.
@@ -41,12 +43,14 @@ impl Shared {
                 Some(excluder) => Watched::Node(format!("{}/{}", asked.lock, queue.entries()[excluder].name)),
                 None => Watched::All,
             };
-            if self.of(ticket, |place| place.watches.as_ref() == Some(&wanted)) == Some(true) {
+            let watches =
+                |place: &mut Place| place.watches.as_ref().is_some_and(|watch| watch.watched == wanted);
+            if self.of(ticket, watches) == Some(true) {
                 return self.is_queued(asked, place, &queue).await;
             }
             queue = match &wanted {
                 Watched::Node(path) => {
-                    if self.watch_node(ticket, path).await? {
+                    if self.watch_node(ticket, path, then(&queue, place)).await? {
                         return self.is_queued(asked, place, &queue).await;
                     }
                     let lock = asked.lock.clone();
@@ -80,7 +84,22 @@ impl Shared {
             // Seldom, and the further behind the more seldom: whoever comes to be the first is to notice it.
             None => LATER_LOOKS * u32::try_from(place - queue.holders() + 1).unwrap_or(u32::MAX).min(360),
         };
-        Ok(Claimed::Queued { recheck_in: Some(recheck_in), busy: self.busy(&asked.claim.key, queue).await? })
+        let busy = match self.known_of(queue) {
+            Some(busy) => busy,
+            None => self.busy(&asked.claim.key, queue).await?,
+        };
+        Ok(Claimed::Queued { recheck_in: Some(recheck_in), busy })
+    }
+
+    /// Who is in the way, as far as it is known here: whoever waits is not told the token of somebody else's hold.
+    fn known_of(&self, queue: &Queue) -> Option<Busy> {
+        let first = queue.entries().first()?;
+        let (ttl, info) = self.seen().get(&first.session)?.clone();
+        let own = self.of(first.ticket, |place| match &place.stands {
+            Stands::Holds(made) if first.session == self.id => token(made.zxid).ok(),
+            _ => None,
+        });
+        Some(Busy::new().held_by(info).for_another(Some(ttl)).under(own.flatten()))
     }
 
     /// Who is in the way: the first that holds.
@@ -92,11 +111,19 @@ impl Shared {
             .ask(|client| async move {
                 let (claim, session) = (client.check_stat(&claim), client.get_data(&session));
                 let token = claim.await.map_err(failed)?.and_then(|stat| token(stat.czxid).ok());
-                let (ttl, info) = match session.await {
-                    Ok((data, _)) => read_of_session(&data).unzip(),
-                    Err(Driver::NoNode) => (None, None),
+                let found = match session.await {
+                    Ok((data, _)) => read_of_session(&data),
+                    Err(Driver::NoNode) => None,
                     Err(error) => return Err(failed(error)),
                 };
+                if let Some(found) = &found {
+                    let mut seen = self.seen();
+                    if seen.len() >= SEEN {
+                        seen.clear();
+                    }
+                    seen.insert(first.session, found.clone());
+                }
+                let (ttl, info) = found.unzip();
                 Ok(Busy::new().held_by(info.flatten()).for_another(ttl).under(token))
             })
             .await
@@ -140,5 +167,14 @@ impl Shared {
         if is_time {
             self.tell_holders(key, queue).await;
         }
+    }
+}
+
+/// What it means for the claim in this place that the last one goes that it cannot hold beside.
+fn then(queue: &Queue, place: usize) -> Then {
+    match place.checked_sub(1).map(|before| queue.entries()[before].permit) {
+        Some(_) if place == 1 => Then::Holds,
+        Some(before) if before.weight() == before.capacity() => Then::HoldsBehindAHold,
+        _ => Then::Looks,
     }
 }

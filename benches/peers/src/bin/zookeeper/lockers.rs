@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fencepost_peers::shapes::{Beside, Locker};
-use lock_core::{LockClient, Result, StoreUrl};
+use lock_core::{Guard, Lock, LockClient, Result, StoreUrl};
 use lock_zookeeper::zookeeper_client::{
     Acls, Client, CreateMode, CreateOptions, LockOptions, LockPrefix, OwnedLockClient,
 };
@@ -41,16 +41,18 @@ impl Locker for Bare {
     }
 }
 
-/// The driver's own lock. It has no release that could be waited for: that goes on behind it.
+/// The driver's own lock. It has no release that could be waited for: when it is dropped, that goes on behind it. Whoever wants to
+/// know that it has been given back deletes its node.
 #[derive(Clone)]
 pub struct Theirs {
     client: Client,
     directory: String,
+    is_awaited: bool,
 }
 
 impl Theirs {
-    pub fn new(client: &Client, directory: String) -> Theirs {
-        Theirs { client: client.clone(), directory }
+    pub fn new(client: &Client, directory: String, is_awaited: bool) -> Theirs {
+        Theirs { client: client.clone(), directory, is_awaited }
     }
 }
 
@@ -64,6 +66,26 @@ impl Locker for Theirs {
     }
 
     async fn give_back(&mut self, held: OwnedLockClient) {
+        if self.is_awaited {
+            self.client.delete(held.lock_path(), None).await.expect("a deletion");
+            // It would delete it again.
+            std::mem::forget(held);
+        }
+    }
+}
+
+/// Ours, given back by dropping its guard.
+#[derive(Clone)]
+pub struct Dropped(pub Lock);
+
+impl Locker for Dropped {
+    type Held = Guard;
+
+    async fn take(&mut self) -> Guard {
+        self.0.take().await
+    }
+
+    async fn give_back(&mut self, held: Guard) {
         drop(held);
     }
 }

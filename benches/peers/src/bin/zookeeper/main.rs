@@ -24,7 +24,7 @@ use lock_conformance::servers::{ZooKeeper, ZooKeeperSetup};
 use lock_core::{Lock, LockClient, Result};
 use lock_zookeeper::zookeeper_client::Client;
 
-use crate::lockers::{Aside, Bare, OURS, Theirs, Writer, connect, ours};
+use crate::lockers::{Aside, Bare, Dropped, OURS, Theirs, Writer, connect, ours};
 use crate::who::{Who, targets};
 
 /// As many tasks, and keys, as there are at most.
@@ -56,9 +56,9 @@ struct Peers {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<()> {
     let plan = Plan::asked_for();
-    // The harness spares its tests the disk, and time to compile; of two lines of the same name the later one counts.
+    // Of two lines of the same name the later one counts.
     let fsync = if plan.fsync { "yes" } else { "no" };
-    let server = ZooKeeperSetup::new().setting("forceSync", fsync).start().await?;
+    let server = ZooKeeperSetup::new().in_earnest().setting("forceSync", fsync).start().await?;
     let version = server.asked("srvr").await?;
     println!("{}; {}", version.lines().next().unwrap_or_default(), disk(&plan, server.directory()));
     let mut peers = Peers::meet(server).await?;
@@ -147,8 +147,13 @@ impl Peers {
                 let locks = locks.collect::<Result<Vec<Lock>>>()?;
                 board.cycled(shape, Who::OursApart, shapes::cycles(locks, plan.time, server).await);
             }
-            let theirs = (0..tasks).map(|task| self.theirs(&name(task))).collect();
-            board.cycled(shape, Who::ClientLock, shapes::cycles(theirs, plan.time, server).await);
+            let locks = (0..tasks).map(|task| self.ours[0].mutex(name(task)).map(Dropped));
+            let locks = locks.collect::<Result<Vec<_>>>()?;
+            board.cycled(shape, Who::OursDropped, shapes::cycles(locks, plan.time, server).await);
+            for (who, is_awaited) in [(Who::ClientLock, true), (Who::ClientLockDropped, false)] {
+                let theirs = (0..tasks).map(|task| self.theirs(&name(task), is_awaited)).collect();
+                board.cycled(shape, who, shapes::cycles(theirs, plan.time, server).await);
+            }
             let Some(curator) = &mut self.curator else { continue };
             for (who, what) in [(Who::CuratorFloor, "floor"), (Who::Curator, "mutex")] {
                 if is_hot && who == Who::CuratorFloor {
@@ -176,7 +181,7 @@ impl Peers {
                 let measured = shapes::hand_offs(pair, beside, samples, pause);
                 board.handed_off(way, who, self.around(way, measured).await);
             }
-            let pair = [0, 1].map(|_| self.theirs("hand-off"));
+            let pair = [0, 1].map(|_| self.theirs("hand-off", true));
             let beside = Aside::new(&self.bare, "/theirs/hand-off");
             let measured = shapes::hand_offs(pair, beside, samples, pause);
             board.handed_off(way, Who::ClientLock, self.around(way, measured).await);
@@ -203,8 +208,8 @@ impl Peers {
         (0..tasks).map(|task| Bare::new(&self.bare, format!("/floor/{task}"))).collect()
     }
 
-    fn theirs(&self, name: &str) -> Theirs {
-        Theirs::new(&self.bare, format!("/theirs/{name}"))
+    fn theirs(&self, name: &str, is_awaited: bool) -> Theirs {
+        Theirs::new(&self.bare, format!("/theirs/{name}"), is_awaited)
     }
 }
 

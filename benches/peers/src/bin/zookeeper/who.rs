@@ -11,6 +11,9 @@ pub enum Who {
     /// Each of several clients with a session and a connection of its own.
     OursApart,
     ClientLock,
+    /// Those that do not wait for their release.
+    OursDropped,
+    ClientLockDropped,
     CuratorFloor,
     Curator,
 }
@@ -23,6 +26,8 @@ impl figures::Who for Who {
             Who::OursApart if shape == Some(Shape::Hot) => "fencepost, 4 clients",
             Who::OursApart => "fencepost, 2 clients",
             Who::ClientLock => "the driver's Client::lock",
+            Who::OursDropped => "fencepost, dropped",
+            Who::ClientLockDropped => "Client::lock, dropped",
             Who::CuratorFloor => "Curator's floor: create, delete",
             Who::Curator => "Curator's InterProcessMutex",
         }
@@ -50,21 +55,6 @@ pub fn targets(board: &Board<Who>) -> Vec<Target> {
             bound: Bound::AtMost(1.1),
         },
         Target {
-            what: "1 task, of Client::lock".to_owned(),
-            found: board.ratio(Shape::One, Who::Ours, Who::ClientLock, rate),
-            bound: Bound::AtLeast(1.6),
-        },
-        Target {
-            what: "64 tasks, of Client::lock".to_owned(),
-            found: board.ratio(Shape::Many, Who::Ours, Who::ClientLock, rate),
-            bound: Bound::AtLeast(1.6),
-        },
-        Target {
-            what: "1 hot key, of Client::lock".to_owned(),
-            found: board.ratio(Shape::Hot, Who::Ours, Who::ClientLock, rate),
-            bound: Bound::AtLeast(1.6),
-        },
-        Target {
             what: "1 hot key, of Curator's InterProcessMutex".to_owned(),
             found: board.ratio(Shape::Hot, Who::Ours, Who::Curator, rate),
             bound: Bound::AtLeast(2.0),
@@ -75,6 +65,17 @@ pub fn targets(board: &Board<Who>) -> Vec<Target> {
             bound: Bound::AtLeast(2.0),
         },
     ];
+    for (shape, what) in [(Shape::One, "1 task"), (Shape::Many, "64 tasks"), (Shape::Hot, "1 hot key")] {
+        for (ours, theirs, how) in
+            [(Who::Ours, Who::ClientLock, "released"), (Who::OursDropped, Who::ClientLockDropped, "dropped")]
+        {
+            all.push(Target {
+                what: format!("{what}, of Client::lock, both {how}"),
+                found: board.ratio(shape, ours, theirs, rate),
+                bound: Bound::AtLeast(1.6),
+            });
+        }
+    }
     for way in [Way::Short, Way::ShortAmongWriters, Way::Long] {
         for (who, clients) in [(Who::Ours, "1 client"), (Who::OursApart, "2 clients")] {
             all.push(Target {
