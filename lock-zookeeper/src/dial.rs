@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lock_core::{Error, ErrorKind, ExposeSecret, Result, SystemClock, within};
+use lock_core::{Effect, Error, ErrorKind, ExposeSecret, Result, SystemClock, within};
 use lock_tls::{TlsFiles, ask, choose_provider, client_config};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -34,6 +34,15 @@ impl Dial {
         options.files.suit(options.tls, "zookeepers")?;
         if endpoints.is_empty() {
             return Err(wrong("there is no endpoint: name one server of ZooKeeper at least"));
+        }
+        // The driver would take what comes behind a slash for a part of every path.
+        if endpoints
+            .iter()
+            .any(|endpoint| endpoint.is_empty() || endpoint.contains(['/', '?', '#', '@', ',']))
+        {
+            return Err(wrong(
+                "an endpoint of ZooKeeper is a host and a port, as in z1:2181, with nothing before or behind them",
+            ));
         }
         if options.tick.is_zero() {
             return Err(wrong(
@@ -78,7 +87,30 @@ impl Dial {
     /// The driver goes to each server once until one lets it in, and says nothing of why others did not: where none does, each is
     /// asked.
     pub(crate) async fn client(&self, ttl: Duration) -> Result<(Client, Option<TlsDynamicCerts>)> {
+        let servers = self.endpoints.join(",");
         let limit = self.options.connect_timeout;
+        match self.begin(&servers, ttl, limit).await {
+            Some(Ok(begun)) => Ok(begun),
+            Some(Err(error)) if *error.kind() != ErrorKind::Unavailable => Err(error),
+            Some(Err(error)) => Err(self.reason().await.unwrap_or(error)),
+            None => Err(self.reason().await.unwrap_or_else(|| silent(limit))),
+        }
+    }
+
+    /// For how long one server grants a session that is to live for so long. `None` where it begins none in time.
+    pub(crate) async fn granted_by(&self, endpoint: &str, ttl: Duration) -> Option<Duration> {
+        let (client, _) = self.begin(endpoint, ttl, PATIENCE).await?.ok()?;
+        Some(client.session_timeout())
+    }
+
+    async fn begin(
+        &self,
+        servers: &str,
+        ttl: Duration,
+        limit: Duration,
+    ) -> Option<Result<(Client, Option<TlsDynamicCerts>)>> {
+        // Servers grant no less, and the driver takes what is asked for as the time for the first connection.
+        let ttl = ttl.max(self.options.tick * 2);
         // Soon noticed where a server is silent, so that another one can be asked in the same session.
         let mut connector = Client::connector()
             .with_session_timeout(ttl)
@@ -92,25 +124,21 @@ impl Dial {
                 connector.with_auth("digest", format!("{}:{password}", account.user).as_bytes())
             };
         }
-        let servers = self.endpoints.join(",");
-        let certificates = match self.options.tls {
-            true => Some(TlsDynamicCerts::new(certificates(&self.options.files)?)),
-            false => None,
+        let certificates = match self.options.tls.then(|| certificates(&self.options.files)).transpose() {
+            Ok(certificates) => certificates.map(TlsDynamicCerts::new),
+            Err(error) => return Some(Err(error)),
         };
         let connecting = async {
             if let Some(certificates) = &certificates {
                 let options = TlsOptions::new().with_certs(certificates.clone());
-                connector.with_tls(options).secure_connect(&servers).await.map_err(failed)
+                connector.with_tls(options).secure_connect(servers).await
             } else {
-                connector.connect(&servers).await.map_err(failed)
+                connector.connect(servers).await
             }
         };
-        match within(&SystemClock::new(), limit, connecting).await {
-            Some(Ok(client)) => Ok((client, certificates)),
-            Some(Err(error)) if *error.kind() != ErrorKind::Unavailable => Err(error),
-            Some(Err(error)) => Err(self.reason().await.unwrap_or(error)),
-            None => Err(self.reason().await.unwrap_or_else(|| silent(limit))),
-        }
+        let begun = within(&SystemClock::new(), limit, connecting).await?;
+        let failed = |error| failed(error).effect(Effect::NotApplied);
+        Some(begun.map(|client| (client, certificates)).map_err(failed))
     }
 
     /// Reads the files for TLS again, for whatever connection is made next. Those that cannot be used change nothing: whoever begins

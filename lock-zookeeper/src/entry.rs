@@ -9,6 +9,9 @@ use lock_core::{Claim, Error, ErrorKind, HolderInfo, Mode, Permit, Result, Sessi
 /// The claims of a lock, in the order of their making.
 pub(crate) type Queue = queue::Queue<Entry>;
 
+/// So many of a lock's numbers are not used.
+const LAST: i64 = 1 << 20;
+
 /// A claim in its lock's queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -81,18 +84,15 @@ pub(crate) fn queue(lock: &str, names: &[String]) -> Result<Queue> {
         })
     };
     let mut entries = names.iter().map(read).collect::<Result<Vec<_>>>()?;
-    // The numbers of a lock that is never idle go over from 2³¹ − 1 to −2³¹. Those of one moment lie close to each other, and are
-    // compared by how far they are from one of them.
-    let reference = entries.first().map_or(0, |entry| entry.sequence);
-    entries.sort_by_key(|entry| distance(reference, entry.sequence));
+    entries.sort_by_key(|entry| entry.sequence);
     Ok(Queue::new(entries))
 }
 
-fn distance(from: i64, to: i64) -> i64 {
-    match (i32::try_from(from), i32::try_from(to)) {
-        (Ok(from), Ok(to)) => i64::from(to.wrapping_sub(from)),
-        // A later ZooKeeper counts with more bits.
-        _ => to.wrapping_sub(from),
+impl Entry {
+    /// Whether the numbers of its lock are near their end: servers give the last one again and again, and others besides, so that
+    /// they say nothing of the order any more. A lock that has been idle for a minute begins anew.
+    pub(crate) fn is_near_the_end(&self) -> bool {
+        self.sequence < 0 || (i64::from(i32::MAX) - LAST..=i64::from(i32::MAX)).contains(&self.sequence)
     }
 }
 
@@ -135,23 +135,32 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_that_of_the_making_also_where_the_numbers_go_over() {
-        for numbers in [
-            ["0000000008", "0000000009", "0000000010"],
-            ["2147483646", "2147483647", "-2147483648"],
-            ["-2147483648", "-2147483647", "-2147483646"],
-            ["-2", "-1", "0000000000"],
-            ["2147483647", "0000000002147483648", "0000000002147483649"],
-        ] {
-            for rotated in 0..3 {
-                let mut names: Vec<_> =
-                    numbers.iter().zip(1..).map(|(number, ticket)| of(ticket, number)).collect();
-                names.rotate_left(rotated);
-                let queue = queue("/l", &names).unwrap();
-                let tickets: Vec<_> = queue.entries().iter().map(|entry| entry.ticket.0).collect();
-                assert_eq!(tickets, [1, 2, 3], "{numbers:?}");
-            }
+    fn the_order_is_that_of_the_making() {
+        let mut names: Vec<_> = ["0000000008", "0000000009", "0000000010", "0000000002147483648"]
+            .iter()
+            .zip(1..)
+            .map(|(number, ticket)| of(ticket, number))
+            .collect();
+        for _ in 0..names.len() {
+            names.rotate_left(1);
+            let queue = queue("/l", &names).unwrap();
+            let tickets: Vec<_> = queue.entries().iter().map(|entry| entry.ticket.0).collect();
+            assert_eq!(tickets, [1, 2, 3, 4]);
         }
         assert_eq!(queue("/l", &["lock-1".to_owned()]).unwrap_err().kind(), &ErrorKind::Damaged);
+    }
+
+    #[test]
+    fn numbers_near_their_end_are_known() {
+        for (number, near) in [
+            ("0000000000", false),
+            ("2146435070", false),
+            ("2147483647", true),
+            ("-2147483648", true),
+            // A later ZooKeeper counts with more bits.
+            ("0000000002147483648", false),
+        ] {
+            assert_eq!(Entry::read(&of(1, number)).unwrap().is_near_the_end(), near, "{number}");
+        }
     }
 }

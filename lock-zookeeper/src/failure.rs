@@ -24,11 +24,10 @@ pub(crate) fn failed(error: Driver) -> Error {
         Driver::SessionExpired | Driver::SessionMoved | Driver::ClientClosed => {
             return Error::session_lost(Reason::SessionEnded).effect(Effect::Unknown).caused_by(error);
         }
-        Driver::AuthFailed => (
-            ErrorKind::Denied,
-            Effect::NotApplied,
-            "check user and password, and whether the servers want SASL",
-        ),
+        // It ends whatever was under way.
+        Driver::AuthFailed => {
+            (ErrorKind::Denied, Effect::Unknown, "check user and password, and whether the servers want SASL")
+        }
         Driver::NoAuth => (
             ErrorKind::Denied,
             Effect::NotApplied,

@@ -14,7 +14,7 @@ use crate::wire::Wire;
 /// For an answer.
 const LIMIT: Duration = Duration::from_secs(4);
 
-/// A session without locks, begun by the first who looks, and again after it has ended.
+/// A session without locks, begun by the first who looks, and again after its connection has ended.
 pub(crate) struct Link {
     dial: Arc<Dial>,
     wire: Mutex<Option<Arc<Wire>>>,
@@ -51,7 +51,7 @@ impl Link {
     async fn wire(&self) -> Result<Arc<Wire>> {
         let mut wire = self.wire.lock().await;
         match &*wire {
-            Some(wire) if !wire.has_ended() => Ok(wire.clone()),
+            Some(wire) if wire.is_connected() => Ok(wire.clone()),
             _ => {
                 let ttl = self.dial.options().tick * 5;
                 let made = Arc::new(Wire::begin(&self.dial, ttl, LIMIT).await?);

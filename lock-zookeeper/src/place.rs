@@ -9,6 +9,11 @@ use lock_core::{BootTime, Certainty, Claim, ClaimRef, LockKey, Ticket};
 /// wait here, in their order.
 pub(crate) const CONTENDERS: usize = 64;
 
+/// So many bytes of names are watched at most.
+const WATCHED: usize = 100_000;
+/// As long as what comes before a lock's name may be.
+const ROOT: usize = 256;
+
 /// So many claims that were given back are remembered, for news that come behind them.
 const GIVEN_BACK: usize = 256;
 
@@ -193,6 +198,16 @@ impl Places {
         Some(holds.then(|| made.clone()))
     }
 
+    /// Whether something with a name of this length may be watched as well. What is watched is said again with each new connection;
+    /// the driver says more than so much in several requests, and takes them for one: it could not connect any more.
+    pub(crate) fn may_watch(&self, length: usize) -> bool {
+        let watched = |place: &Place| match &place.watches.as_ref()?.watched {
+            Watched::Node(path) => Some(path.len()),
+            Watched::All => Some(place.key.encoded().len() + ROOT),
+        };
+        self.claims.values().filter_map(watched).sum::<usize>() + length <= WATCHED
+    }
+
     /// The claim is not in the store any more, and is to be made anew.
     pub(crate) fn has_gone(&mut self, ticket: Ticket) {
         let Some(place) = self.claims.get_mut(&ticket) else { return };
@@ -282,6 +297,16 @@ mod tests {
             assert_eq!(heard, Some(holds.then(|| made(2))), "{then:?}");
             assert_eq!(places.hears(Ticket(2), &watch(then).watched, has_gone), None, "told once");
         }
+    }
+
+    #[test]
+    fn no_more_is_watched_than_can_be_said_at_once() {
+        let mut places = Places::new();
+        assert!(places.may_watch(WATCHED) && !places.may_watch(WATCHED + 1));
+        places.enter(&claim(1));
+        let watched = Watched::Node("x".repeat(WATCHED - 10));
+        places.of(Ticket(1)).unwrap().watches = Some(Watch { watched, then: Then::Looks });
+        assert!(places.may_watch(10) && !places.may_watch(11));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The probe: who may end a lock, and what the servers say of themselves.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{Finding, Result, Severity, SystemClock, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use zookeeper_client::{Acl, Error as Driver, Permission};
 
 use crate::dial::Dial;
@@ -13,27 +15,53 @@ use crate::link::Link;
 use crate::names::Names;
 use crate::options::Access;
 
+/// More than servers grant.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+
 /// For what a server says of itself.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn probe(link: &Link, names: &Names) -> Result<Vec<Finding>> {
-    let mut findings: Vec<Finding> = access(link, names).await?.into_iter().collect();
-    findings.extend(tick(link.dial()).await?);
-    for endpoint in link.dial().endpoints() {
-        findings.extend(match said(link.dial(), endpoint).await {
-            Some(said) => version(endpoint, &said),
-            None => Some(Finding::new(
-                Severity::Unknown,
-                "server version",
-                format!("{endpoint} does not say it (srvr): whoever operates it has to assert that it is 3.6 or later"),
-            )),
-        });
-    }
+    let dial = link.dial();
+    let asked = dial.endpoints().iter().map(|endpoint| {
+        let (dial, endpoint) = (Arc::clone(dial), endpoint.clone());
+        async move { Server::ask(&dial, endpoint).await }
+    });
+    let servers = JoinSet::from_iter(asked);
+    let mut findings: Vec<Finding> = access(link, names).await.into_iter().collect();
+    let mut servers = servers.join_all().await;
+    servers.sort_by(|one, other| one.endpoint.cmp(&other.endpoint));
+    findings.extend(sessions(dial.options().tick, &servers));
+    findings.extend(servers.iter().filter_map(|server| match &server.said {
+        Some(said) => version(&server.endpoint, said),
+        None => Some(unsaid(&server.endpoint)),
+    }));
     Ok(findings)
 }
 
+/// What is known of one server.
+struct Server {
+    endpoint: String,
+    said: Option<String>,
+    /// The shortest and the longest session that it grants.
+    granted: Option<[Duration; 2]>,
+}
+
+impl Server {
+    async fn ask(dial: &Dial, endpoint: String) -> Server {
+        let said = said(dial, &endpoint).await;
+        let shortest = dial.granted_by(&endpoint, Duration::ZERO).await;
+        let longest = dial.granted_by(&endpoint, LONGEST).await;
+        Server {
+            endpoint,
+            said,
+            granted: shortest.zip(longest).map(|(shortest, longest)| [shortest, longest]),
+        }
+    }
+}
+
 /// Whoever may delete nodes may end every lock.
-async fn access(link: &Link, names: &Names) -> Result<Option<Finding>> {
+async fn access(link: &Link, names: &Names) -> Option<Finding> {
     let open = |what: String| {
         let message = format!(
             "{what} is open to everybody who reaches the servers, who can end every lock: use an account, and set the nodes that are \
@@ -42,7 +70,7 @@ async fn access(link: &Link, names: &Names) -> Result<Option<Finding>> {
         Some(Finding::new(Severity::Unsafe, "access", message))
     };
     if link.dial().options().access_in_force() == Access::World {
-        return Ok(open("what is created".to_owned()));
+        return open("what is created".to_owned());
     }
     for path in names.directories().into_iter().filter(|path| path.starts_with(names.root())) {
         let looked = path.clone();
@@ -55,12 +83,17 @@ async fn access(link: &Link, names: &Names) -> Result<Option<Finding>> {
                     Err(error) => Err(failed(error)),
                 }
             })
-            .await?;
-        if acls.iter().any(is_open) {
-            return Ok(open(path));
+            .await;
+        match acls {
+            Ok(acls) if acls.iter().any(is_open) => return open(path),
+            Ok(_) => {}
+            Err(error) => {
+                let message = format!("who may do what with {path} cannot be read ({error})");
+                return Some(Finding::new(Severity::Unknown, "access", message));
+            }
         }
     }
-    Ok(None)
+    None
 }
 
 fn is_open(acl: &Acl) -> bool {
@@ -68,18 +101,38 @@ fn is_open(acl: &Acl) -> bool {
     acl.scheme() == "world" && changes.iter().any(|change| acl.permission().has(*change))
 }
 
-/// The shortest session that servers grant is two of their ticks, unless that is set otherwise.
-async fn tick(dial: &Dial) -> Result<Option<Finding>> {
-    let tick = dial.options().tick;
-    let granted = dial.client(tick * 2).await?.0.session_timeout();
-    Ok((granted > tick * 2).then(|| {
-        let message = format!(
-            "the shortest session that the servers grant is {granted:?}, so their tickTime may be {:?} and not {tick:?}: say it by \
-             tick=, or they may end a session while its holder still counts on it",
-            granted / 2
-        );
-        Finding::new(Severity::Unknown, "tickTime", message)
-    }))
+/// The shortest session that a server grants is two of its ticks, and the longest twenty, unless that is set otherwise. A session
+/// that moves to another server lives by what that one grants, and nobody is told.
+fn sessions(tick: Duration, servers: &[Server]) -> Vec<Finding> {
+    let of = |severity, setting: &str, message: String| Finding::new(severity, setting, message);
+    let granted: Vec<_> = servers.iter().filter_map(|server| Some((server, server.granted?))).collect();
+    let mut findings = Vec::new();
+    if let Some((server, [shortest, _])) = granted.iter().find(|(_, [shortest, _])| *shortest > tick * 2) {
+        findings.push(of(
+            Severity::Unknown,
+            "tickTime",
+            format!(
+                "the shortest session that {} grants is {shortest:?}, so its tickTime may be {:?} and not {tick:?}: say it by tick=, or \
+                 a session may be ended while its holder still counts on it",
+                server.endpoint,
+                *shortest / 2
+            ),
+        ));
+    }
+    if let Some(((one, this), (other, that))) =
+        granted.first().and_then(|first| Some((first, granted.iter().find(|(_, that)| *that != first.1)?)))
+    {
+        findings.push(of(
+            Severity::Unsafe,
+            "session timeouts",
+            format!(
+                "{} grants sessions of {:?} to {:?}, and {} of {:?} to {:?}: a session that moves from one to the other may be ended \
+                 while its holder still counts on it; give them the same tickTime, minSessionTimeout and maxSessionTimeout",
+                one.endpoint, this[0], this[1], other.endpoint, that[0], that[1]
+            ),
+        ));
+    }
+    findings
 }
 
 /// What a server answers to `srvr`, which it does to everybody unless it is set otherwise.
@@ -98,15 +151,17 @@ async fn said(dial: &Dial, endpoint: &str) -> Option<String> {
     within(&SystemClock::new(), PATIENCE, asking).await?.ok()
 }
 
+fn unsaid(endpoint: &str) -> Finding {
+    let message = format!(
+        "{endpoint} does not say it (srvr): whoever operates it has to assert that it is 3.8.5 or later, and not 3.9.0, 3.9.1 or 3.9.3"
+    );
+    Finding::new(Severity::Unknown, "server version", message)
+}
+
 fn version(endpoint: &str, said: &str) -> Option<Finding> {
     let of = |severity, why: String| Some(Finding::new(severity, "server version", why));
     let Some(text) = said.lines().find_map(|line| line.strip_prefix("Zookeeper version: ")) else {
-        return of(
-            Severity::Unknown,
-            format!(
-                "{endpoint} does not say it (srvr): whoever operates it has to assert that it is 3.6 or later"
-            ),
-        );
+        return Some(unsaid(endpoint));
     };
     let numbers: Vec<u32> = text.split(['.', '-', ',']).map_while(|part| part.parse().ok()).collect();
     match numbers[..] {
@@ -151,5 +206,27 @@ mod tests {
         {
             assert_eq!(found(unknown), Some(Severity::Unknown), "{unknown}");
         }
+    }
+
+    #[test]
+    fn servers_that_grant_something_else_are_named() {
+        let second = Duration::from_secs(1);
+        let server = |name: &str, shortest: u32, longest: u32| Server {
+            endpoint: name.to_owned(),
+            said: None,
+            granted: Some([second * shortest, second * longest]),
+        };
+        let found = |tick, servers: &[Server]| -> Vec<_> {
+            sessions(second * tick, servers)
+                .into_iter()
+                .map(|found| (found.severity, found.setting))
+                .collect()
+        };
+        assert_eq!(found(2, &[server("z1", 4, 40), server("z2", 4, 40)]), []);
+        let (told, differ) =
+            ((Severity::Unknown, "tickTime".to_owned()), (Severity::Unsafe, "session timeouts".to_owned()));
+        assert_eq!(found(1, &[server("z1", 4, 40)]), std::slice::from_ref(&told));
+        assert_eq!(found(2, &[server("z1", 4, 40), server("z2", 4, 20)]), std::slice::from_ref(&differ));
+        assert_eq!(found(2, &[server("z1", 4, 40), server("z2", 6, 60)]), [told, differ]);
     }
 }

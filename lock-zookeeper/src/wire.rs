@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lock_core::{BootTime, Clock, Effect, Error, ErrorKind, Reason, Result, SystemClock, within};
@@ -21,8 +21,15 @@ pub(crate) struct Wire {
     certificates: Option<TlsDynamicCerts>,
     states: StateWatcher,
     limit: Duration,
-    /// When the last request was sent that has been answered: the server knew by then that this client is there.
-    heard: Mutex<BootTime>,
+    heard: Mutex<Heard>,
+}
+
+/// When its server has heard of this client, as far as is known here: by requests that have been answered.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    /// Since this instant there has been no silence of half a tick.
+    since: BootTime,
+    last: BootTime,
 }
 
 impl Wire {
@@ -31,7 +38,7 @@ impl Wire {
         let begun = SystemClock::new().boot();
         let (client, certificates) = dial.client(ttl).await?;
         let states = client.state_watcher();
-        let (client, heard) = (Mutex::new(Some(client)), Mutex::new(begun));
+        let (client, heard) = (Mutex::new(Some(client)), Mutex::new(Heard { since: begun, last: begun }));
         Ok(Wire { dial: dial.clone(), client, certificates, states, limit, heard })
     }
 
@@ -44,9 +51,6 @@ impl Wire {
     where
         F: Future<Output = Result<T>>,
     {
-        if self.states.peek_state() == SessionState::Disconnected {
-            self.renew_certificates();
-        }
         let clock = SystemClock::new();
         let mut sent = false;
         let asking = async {
@@ -55,8 +59,7 @@ impl Wire {
             sent = true;
             let sent_at = clock.boot();
             let answer = send(client).await?;
-            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-            *heard = heard.max(sent_at);
+            self.was_heard(sent_at);
             Ok(answer)
         };
         match within(&clock, self.limit, asking).await {
@@ -67,8 +70,31 @@ impl Wire {
 
     /// For how long the server may not have heard of this client, as far as is known here.
     pub(crate) fn silent_for(&self) -> Duration {
-        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        SystemClock::new().boot().since(heard)
+        SystemClock::new().boot().since(self.heard().last)
+    }
+
+    /// Whether the leader has heard of this client, by its server, about half a tick ago at most.
+    pub(crate) fn is_known_to_the_leader(&self) -> bool {
+        let (heard, now) = (*self.heard(), SystemClock::new().boot());
+        now.since(heard.last) <= self.dial.options().tick / 2 && now.since(heard.since) >= self.told_within()
+    }
+
+    /// Within this time a server has told the leader of whom it has heard, or cannot reach it.
+    pub(crate) fn told_within(&self) -> Duration {
+        self.dial.options().tick * 5 / 8
+    }
+
+    fn was_heard(&self, sent_at: BootTime) {
+        let half = self.dial.options().tick / 2;
+        let mut heard = self.heard();
+        if sent_at.since(heard.last) > half {
+            heard.since = sent_at;
+        }
+        heard.last = heard.last.max(sent_at);
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The driver's client, whether it is connected or not.
@@ -88,8 +114,8 @@ impl Wire {
         }
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
-        self.states.peek_state().is_terminated()
+    pub(crate) fn is_connected(&self) -> bool {
+        self.states.peek_state() == SessionState::SyncConnected
     }
 
     /// Ends the session: what has been asked is still answered, and nothing more is.

@@ -8,7 +8,7 @@ use zookeeper_client::{Client, CreateMode, Error as Driver, MultiWriteError, Mul
 
 use super::Shared;
 use super::renewing::or_lost;
-use crate::entry::{self, Queue};
+use crate::entry::{self, Entry, Queue};
 use crate::failure::{failed, refused};
 use crate::place::{Entered, Made, Stands};
 
@@ -30,8 +30,8 @@ enum Sent {
     Alone,
     /// It was made, among others.
     Among,
-    /// The lock's node is not there.
-    NoLock,
+    /// The lock's node is not there, or is, and was expected to be otherwise.
+    Lock { is_there: bool },
     /// Nothing is made at this version of the session's own node.
     OtherVersion,
 }
@@ -83,6 +83,7 @@ impl Shared {
         if self.places().may_arrive(ticket) {
             self.find(asked).await?;
         }
+        let mut with_lock = false;
         for _ in 0..ATTEMPTS {
             if let Some(path) = self.path_of(ticket) {
                 let lock = asked.lock.as_str();
@@ -94,11 +95,15 @@ impl Shared {
                 self.waits_no_more(ticket);
                 self.places().has_gone(ticket);
             }
-            match self.send(asked).await? {
+            match self.send(asked, with_lock).await? {
                 Sent::Alone => return self.is_granted(ticket),
                 Sent::Among => {}
-                Sent::NoLock => self.make_lock(&asked.lock).await?,
-                Sent::OtherVersion => self.beat().await?,
+                // The servers remove it when it has been idle for a while. It is made together with a claim: one in which there has
+                // never been any they would keep for ever.
+                Sent::Lock { is_there } => with_lock = !is_there,
+                Sent::OtherVersion => {
+                    self.beat().await?;
+                }
             }
         }
         Err(Error::unavailable(format!(
@@ -111,17 +116,21 @@ impl Shared {
     ///
     /// Invariant: nothing is made for a session that is over, nor by a copy that was sent before the last renewal: both are checked
     /// in the step that makes it.
-    async fn send(&self, asked: &Asked<'_>) -> Result<Sent> {
+    async fn send(&self, asked: &Asked<'_>, with_lock: bool) -> Result<Sent> {
         let ticket = asked.claim.ticket;
         self.wire
             .ask(|client| async move {
                 let making = {
-                    let pulse = self.pulse.lock();
+                    let mut pulse = self.pulse.lock();
                     let Some(version) = pulse.expected() else { return Ok(Sent::OtherVersion) };
                     let note = asked.claim.note.as_ref().map_or("", Note::as_str).as_bytes();
                     let options = CreateMode::EphemeralSequential.with_acls(self.acls());
                     let mut claim = client.new_multi_writer();
                     claim.add_check_version(&self.names.session(self.id), version).map_err(failed)?;
+                    if with_lock {
+                        let lock = CreateMode::Container.with_acls(self.acls());
+                        claim.add_create(&asked.lock, b"", &lock).map_err(failed)?;
+                    }
                     let name = format!("{}/{}", asked.lock, asked.name);
                     claim.add_create(&name, note, &options).map_err(failed)?;
                     // Of a node that a multi has created servers do not say when, but of one that it has written to; and how many
@@ -146,17 +155,19 @@ impl Shared {
                 // That it was made is noted at once: whatever goes wrong from here on, it is there, and has to be given back.
                 let mut places = self.places();
                 places.answered(ticket);
+                let name = made.path.rsplit('/').next().and_then(Entry::read);
+                let is_near = name.is_some_and(|entry| entry.is_near_the_end());
                 if let Some(place) = places.of(ticket) {
                     place.stands = Stands::Waits(made);
                 }
-                Ok(if is_alone { Sent::Alone } else { Sent::Among })
+                Ok(if is_alone && !is_near { Sent::Alone } else { Sent::Among })
             })
             .await
     }
 
-    /// A copy of it may have taken effect. After a renewal none can any more, and what there is can be seen.
+    /// A copy of it may have taken effect. None can any more behind this, and what there is can be seen.
     async fn find(&self, asked: &Asked<'_>) -> Result<()> {
-        self.beat().await?;
+        self.beat_all().await?;
         let ticket = asked.claim.ticket;
         let mut found = self.own(&asked.lock, ticket).await?.into_iter();
         let first = found.next();
@@ -176,9 +187,7 @@ impl Shared {
         };
         let mut places = self.places();
         places.nothing_may_arrive(ticket);
-        if let (Some(place), Some(made)) = (places.of(ticket), made)
-            && place.stands == Stands::Unknown
-        {
+        if let (Some(place), Some(made)) = (places.of(ticket), made) {
             place.stands = Stands::Waits(made);
         }
         Ok(())
@@ -189,6 +198,11 @@ impl Shared {
         if let Some(in_force) = queue.other_capacity(Some(place), asked.claim.permit) {
             self.takes_back(asked).await?;
             return Err(refused(Outcome::CapacityMismatch { in_force }));
+        }
+        if queue.entries()[place].is_near_the_end() {
+            self.takes_back(asked).await?;
+            let message = "the numbers of this lock's claims are used up: it is to be idle for a minute, then they begin anew";
+            return Err(Error::new(ErrorKind::Exhausted, message).effect(Effect::NotApplied).retryable(true));
         }
         if queue.holds(place) {
             return self.is_granted(asked.claim.ticket);
@@ -227,20 +241,6 @@ impl Shared {
         self.waits_no_more(asked.claim.ticket);
         self.places().has_gone(asked.claim.ticket);
         Ok(())
-    }
-
-    /// The servers remove it when it has been idle for a while.
-    async fn make_lock(&self, lock: &str) -> Result<()> {
-        let options = CreateMode::Container.with_acls(self.acls());
-        let path = lock.to_owned();
-        self.wire
-            .ask(|client| async move {
-                match client.create(&path, b"", &options).await {
-                    Ok(_) | Err(Driver::NodeExists) => Ok(()),
-                    Err(error) => Err(failed(error)),
-                }
-            })
-            .await
     }
 
     pub(super) fn path_of(&self, ticket: Ticket) -> Option<String> {
@@ -291,7 +291,10 @@ fn not_made(error: MultiWriteError) -> Result<Sent> {
     match error {
         MultiWriteError::OperationFailed { index: 0, source: Driver::BadVersion } => Ok(Sent::OtherVersion),
         MultiWriteError::OperationFailed { index: 0, source } => Err(or_lost(source)),
-        MultiWriteError::OperationFailed { source: Driver::NoNode, .. } => Ok(Sent::NoLock),
+        MultiWriteError::OperationFailed { source: Driver::NoNode, .. } => Ok(Sent::Lock { is_there: false }),
+        MultiWriteError::OperationFailed { index: 1, source: Driver::NodeExists } => {
+            Ok(Sent::Lock { is_there: true })
+        }
         MultiWriteError::OperationFailed { source, .. } | MultiWriteError::RequestFailed { source } => {
             Err(failed(source))
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use lock_core::queue::wishes;
 use lock_core::{Clock, Error, ErrorKind, Event, Reason, Result, Ticket};
@@ -15,6 +16,9 @@ use crate::entry::{self, Queue};
 use crate::failure::failed;
 use crate::place::{Stands, Then, Watch, Watched};
 use crate::wire::is_connected;
+
+/// While there is no connection, the files for TLS are read once in so long.
+const DISCONNECTED: Duration = Duration::from_millis(500);
 
 /// The task in which a session listens. It ends with the session.
 #[derive(Debug, Default)]
@@ -85,9 +89,14 @@ impl Shared {
 
     /// Has the claim told when any of the lock's claims comes or goes. Returns them.
     pub(super) async fn watch_all(&self, ticket: Ticket, lock: &str) -> Result<Queue> {
-        let watching =
-            self.wire.ask(|client| async move { client.list_and_watch_children(lock).await.map_err(failed) });
-        let (names, watcher) = watching.await?;
+        let watching = self.wire.ask(|client| async move {
+            match client.list_and_watch_children(lock).await {
+                Ok(found) => Ok(Some(found)),
+                Err(Driver::NoNode) => Ok(None),
+                Err(error) => Err(failed(error)),
+            }
+        });
+        let Some((names, watcher)) = watching.await? else { return entry::queue(lock, &[]) };
         self.is_watched(ticket, Watch { watched: Watched::All, then: Then::Looks }, watcher);
         entry::queue(lock, &names)
     }
@@ -186,15 +195,15 @@ async fn serve(session: Weak<Shared>, mut states: StateWatcher, mut orders: Unbo
                 let Some(session) = session.upgrade() else { return };
                 match state {
                     // What was watched before still is, and what has happened meanwhile is told; but what was sent may be lost.
-                    SessionState::SyncConnected => session.sink.send(Event::Gap),
+                    SessionState::SyncConnected => {
+                        session.pulse.lock().is_lost();
+                        session.sink.send(Event::Gap);
+                    }
                     state if state.is_terminated() => {
                         session.sink.send(Event::Lost(Reason::SessionEnded));
                         return;
                     }
-                    _ => {
-                        session.pulse.lock().is_lost();
-                        session.wire.renew_certificates();
-                    }
+                    _ => session.pulse.lock().is_lost(),
                 }
             }
         }
@@ -202,18 +211,22 @@ async fn serve(session: Weak<Shared>, mut states: StateWatcher, mut orders: Unbo
 }
 
 /// Has the server hear of the session as often as a renewal needs it to. The driver's own pings are not as many, and nobody here
-/// could tell that they have been answered.
+/// could tell that they have been answered. While there is no server, it sees to the certificates for the next one.
 async fn stay_heard(session: Weak<Shared>) {
     loop {
         let pause = {
             let Some(session) = session.upgrade() else { return };
             let often = session.dial.options().tick / 3;
-            let silent_for = session.wire.silent_for();
-            if silent_for >= often {
-                // Without an answer it is asked again, and a renewal waits.
-                let _ = session.is_heard().await;
+            if !session.wire.is_connected() {
+                session.wire.renew_certificates();
+                session.clock.sleep(DISCONNECTED)
+            } else {
+                if session.wire.silent_for() >= often {
+                    // Without an answer it is asked again, and a renewal waits.
+                    let _ = session.is_heard().await;
+                }
+                session.clock.sleep(often.saturating_sub(session.wire.silent_for()).max(often / 8))
             }
-            session.clock.sleep(often.saturating_sub(session.wire.silent_for()).max(often / 8))
         };
         pause.await;
     }

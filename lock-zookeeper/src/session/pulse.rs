@@ -7,8 +7,8 @@ use lock_core::BootTime;
 /// The version that the session's own node will have, for whatever is sent next.
 ///
 /// Invariant: every claim is made only at the version that was expected when it was sent. Each renewal writes to the node and so
-/// raises it. Once one has been acknowledged, nothing that was sent before it can take effect any more: not even what a
-/// connection that was given up carries to the servers late.
+/// raises it. Once it is above all that claims were sent with, none of these can take effect any more: not even what a connection
+/// that was given up carries to the servers late.
 ///
 /// Requests of one connection take effect in the order in which they are sent; so a version may be expected of renewals that have
 /// not been answered yet. An expectation that comes to nothing costs another renewal.
@@ -18,6 +18,8 @@ pub(super) struct Pulse(Mutex<State>);
 #[derive(Debug)]
 pub(super) struct State {
     expected: Option<i32>,
+    /// The highest that a claim was sent with: an expectation may have been too high, where a renewal was lost that it reckoned with.
+    highest: i32,
     /// How many renewals have been sent.
     sent: u64,
     /// When the last one that was acknowledged was sent, or the session asked for.
@@ -27,7 +29,7 @@ pub(super) struct State {
 impl Pulse {
     /// Of a session that was asked for at this instant.
     pub(super) fn new(asked_for: BootTime) -> Pulse {
-        Pulse(Mutex::new(State { expected: None, sent: 0, renewed: asked_for }))
+        Pulse(Mutex::new(State { expected: None, highest: -1, sent: 0, renewed: asked_for }))
     }
 
     /// Held while what is sent by it is handed to the driver, and not while it is answered.
@@ -37,9 +39,15 @@ impl Pulse {
 }
 
 impl State {
-    /// What the node's version will be for what is sent next, if that can be told.
-    pub(super) fn expected(&self) -> Option<i32> {
+    /// What the node's version will be for the claim that is sent next, if that can be told.
+    pub(super) fn expected(&mut self) -> Option<i32> {
+        self.highest = self.highest.max(self.expected?);
         self.expected
+    }
+
+    /// Above this version no claim can take effect that was sent by now.
+    pub(super) fn highest(&self) -> i32 {
+        self.highest
     }
 
     /// A renewal goes out. Returns its number.
@@ -83,7 +91,7 @@ mod tests {
         state.was_acknowledged(second, 8, at(4));
         assert_eq!((state.expected(), state.renewed()), (Some(8), at(5)));
         state.beat();
-        assert_eq!(state.expected(), Some(9));
+        assert_eq!((state.expected(), state.highest()), (Some(9), 9));
         state.is_lost();
         assert_eq!((state.beat(), state.expected()), (4, None));
     }

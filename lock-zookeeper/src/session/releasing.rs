@@ -20,8 +20,8 @@ impl Shared {
         }
         let mut found = self.path_of(ticket).into_iter().collect::<Vec<_>>();
         if may_arrive {
-            // No copy can take effect behind a renewal; those that have can be seen.
-            self.beat().await?;
+            // No copy can take effect behind this; those that have can be seen.
+            self.beat_all().await?;
             found = self.own(&self.names.lock(&claim.key), ticket).await?;
         }
         let mut deleted = false;
@@ -50,7 +50,7 @@ impl Shared {
             return Ok(Released::Done);
         }
         if certainty == Certainty::MaybeInFlight {
-            self.beat().await?;
+            self.beat_all().await?;
         }
         let mut deleted = false;
         for path in self.own(&self.names.lock(&claim.key), claim.ticket).await? {

@@ -21,16 +21,15 @@ impl Shared {
     /// majority. It says nothing of the claims' nodes, which are read behind it, over the same connection: so at the same server,
     /// and not before it has done the write itself.
     ///
-    /// Invariant: a session is renewed only where its server has heard of it within half a tick before. It is the leader that ends
-    /// sessions, and it does not count writes: what other servers have heard of their clients they tell it once in half a tick. Is
-    /// a server cut off behind this write, then the leader has last heard of the session at most half a tick before it. The margin
-    /// is a whole one.
+    /// Invariant: a session is renewed only where its server has heard of it again and again, within half a tick each time, and has
+    /// told so. It is the leader that ends sessions, and it does not count writes: what other servers have heard of their clients
+    /// they tell it once in half a tick. Is a server cut off behind this write, then the leader has last heard of the session about
+    /// half a tick before it at most. The margin is a whole one.
     pub(super) async fn renew(&self, known: &[ClaimRef]) -> Result<Renewal> {
-        let half = self.dial.options().tick / 2;
-        if self.wire.silent_for() > half {
+        if !self.wire.is_known_to_the_leader() {
             // What the server hears now it has told when that time is over, or it does not reach the leader with the write.
             self.is_heard().await?;
-            self.clock.sleep(half).await;
+            self.clock.sleep(self.wire.told_within()).await;
         }
         let mades: Vec<_> = known.iter().map(|claim| self.made(claim.ticket)).collect();
         let found = self
@@ -54,14 +53,21 @@ impl Shared {
         Ok(Renewal::new(standings.collect()))
     }
 
-    /// Has the version of the session's own node raised: nothing that was sent before can take effect any more.
-    pub(super) async fn beat(&self) -> Result<()> {
+    /// Has the version of the session's own node raised. Returns it.
+    pub(super) async fn beat(&self) -> Result<i32> {
         self.wire
             .ask(|client| async move {
                 let beating = self.send_beat(&client);
                 self.has_beaten(beating.await)
             })
             .await
+    }
+
+    /// Has it raised until no claim that was sent before can take effect any more.
+    pub(super) async fn beat_all(&self) -> Result<()> {
+        let highest = self.pulse.lock().highest();
+        while self.beat().await? <= highest {}
+        Ok(())
     }
 
     /// Has the server hear of this client.
@@ -80,12 +86,12 @@ impl Shared {
         async move { Beat { number, at, answer: beating.await } }
     }
 
-    fn has_beaten(&self, beat: Beat) -> Result<()> {
+    fn has_beaten(&self, beat: Beat) -> Result<i32> {
         let mut pulse = self.pulse.lock();
         match beat.answer {
             Ok(stat) => {
                 pulse.was_acknowledged(beat.number, stat.version, beat.at);
-                Ok(())
+                Ok(stat.version)
             }
             Err(error) => {
                 pulse.is_lost();

@@ -18,6 +18,8 @@ use crate::place::{Place, Stands, Then, Watched};
 const PATIENCE: Duration = Duration::from_millis(500);
 /// And again after so long each further time.
 const LATER_LOOKS: Duration = Duration::from_secs(10);
+/// Whoever cannot be told looks as often.
+const UNWATCHED: Duration = Duration::from_secs(1);
 /// Whoever tries again and again tells it once in so long.
 const SELDOM: Duration = Duration::from_secs(10);
 /// So many sessions at most are told at once.
@@ -47,6 +49,17 @@ impl Shared {
                 |place: &mut Place| place.watches.as_ref().is_some_and(|watch| watch.watched == wanted);
             if self.of(ticket, watches) == Some(true) {
                 return self.is_queued(asked, place, &queue).await;
+            }
+            let length = match &wanted {
+                Watched::Node(path) => path.len(),
+                Watched::All => asked.lock.len(),
+            };
+            if !self.places().may_watch(length) {
+                let queued = self.is_queued(asked, place, &queue).await?;
+                return Ok(match queued {
+                    Claimed::Queued { busy, .. } => Claimed::Queued { recheck_in: Some(UNWATCHED), busy },
+                    other => other,
+                });
             }
             queue = match &wanted {
                 Watched::Node(path) => {
