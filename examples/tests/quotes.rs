@@ -46,7 +46,7 @@ fn the_recipes_quote_the_programs() {
 
 #[test]
 fn the_page_on_fencing_quotes_the_programs() {
-    assert_eq!(check("fencing.md"), 7);
+    assert_eq!(check("fencing.md"), 8);
 }
 
 #[test]

@@ -75,22 +75,16 @@ impl Wire {
 
     /// Whether the leader has heard of this client, by its server, about half a tick ago at most.
     pub(crate) fn is_known_to_the_leader(&self) -> bool {
-        let (heard, now) = (*self.heard(), SystemClock::new().boot());
-        now.since(heard.last) <= self.dial.options().tick / 2 && now.since(heard.since) >= self.told_within()
+        self.heard().is_told(SystemClock::new().boot(), self.dial.options().tick)
     }
 
     /// Within this time a server has told the leader of whom it has heard, or cannot reach it.
     pub(crate) fn told_within(&self) -> Duration {
-        self.dial.options().tick * 5 / 8
+        told_within(self.dial.options().tick)
     }
 
     fn was_heard(&self, sent_at: BootTime) {
-        let half = self.dial.options().tick / 2;
-        let mut heard = self.heard();
-        if sent_at.since(heard.last) > half {
-            heard.since = sent_at;
-        }
-        heard.last = heard.last.max(sent_at);
+        self.heard().again(sent_at, self.dial.options().tick);
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -153,6 +147,25 @@ impl Wire {
     }
 }
 
+impl Heard {
+    /// By a request that was sent at this instant, and has been answered.
+    fn again(&mut self, sent_at: BootTime, tick: Duration) {
+        if sent_at.since(self.last) > tick / 2 {
+            self.since = sent_at;
+        }
+        self.last = self.last.max(sent_at);
+    }
+
+    fn is_told(&self, now: BootTime, tick: Duration) -> bool {
+        now.since(self.last) <= tick / 2 && now.since(self.since) >= told_within(tick)
+    }
+}
+
+/// A server tells the leader once in half a tick, and a little later when it has much to do.
+fn told_within(tick: Duration) -> Duration {
+    tick * 5 / 8
+}
+
 /// Waits for a connection.
 ///
 /// # Errors
@@ -171,5 +184,24 @@ pub(crate) async fn is_connected(states: &mut StateWatcher) -> Result<()> {
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Wire({})", self.states.peek_state())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_leader_knows_of_whom_has_been_heard_again_and_again() {
+        let (tick, at) = (Duration::from_millis(800), |millis: u64| BootTime::from_nanos(millis * 1_000_000));
+        let mut heard = Heard { since: at(1_000), last: at(1_000) };
+        assert!(!heard.is_told(at(1_100), tick), "its server may not have told yet");
+        heard.again(at(1_300), tick);
+        assert!(!heard.is_told(at(1_499), tick) && heard.is_told(at(1_500), tick));
+        assert!(!heard.is_told(at(1_701), tick), "it has been silent for too long");
+        // After a silence it begins anew, however much is said then.
+        heard.again(at(4_000), tick);
+        heard.again(at(4_200), tick);
+        assert!(!heard.is_told(at(4_400), tick) && heard.is_told(at(4_500), tick));
     }
 }

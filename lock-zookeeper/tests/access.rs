@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_conformance::servers::{ZooKeeper, ZooKeeperSetup};
-use lock_core::{Backend, Connector, Error, ErrorKind, LockClient, Result, Severity, StoreUrl};
+use lock_core::{
+    Backend, Connector, End, Error, ErrorKind, HoldState, LockClient, Reason, Result, Severity, StoreUrl,
+};
 use lock_zookeeper::zookeeper_client::{Acls, Client, CreateMode, Error as Driver};
 use lock_zookeeper::{ZooKeeperConnector, ZooKeeperOptions};
 
@@ -62,6 +64,32 @@ async fn an_account_that_the_servers_know() {
     assert!(!format!("{again:?}").contains("hunter2"));
     let found = again.probe().await.unwrap();
     assert!(found.iter().all(|finding| finding.setting != "access"), "{found:?}");
+}
+
+/// The driver comes again with its account, also in the same session; but not where servers let nobody in without one, as it says
+/// something else before.
+#[tokio::test]
+async fn a_session_with_an_account_outlives_its_connection_unless_servers_enforce_accounts() {
+    for (sasl, enforced) in [(false, false), (true, false), (true, true)] {
+        let mut setup = ZooKeeperSetup::new().user("app", "hunter2");
+        if enforced {
+            setup = setup.setting("sessionRequireClientSASLAuth", "true");
+        }
+        let server = setup.start().await.unwrap();
+        let backend = connect(&server, "app:hunter2@", &format!("?sasl={sasl}")).await.unwrap();
+        let client = LockClient::builder(backend).ttl(Duration::from_secs(20)).build().unwrap();
+        let held = client.mutex("k").unwrap().acquire().await.unwrap();
+        assert!(server.disconnect().unwrap() > 0);
+        if enforced {
+            assert_eq!(held.ending().await, End::Lost(Reason::SessionEnded));
+        } else {
+            let (HoldState::Held { until } | HoldState::AtRisk { until }) = held.state() else {
+                panic!("{:?}", held.state());
+            };
+            assert!(held.extended(until).await.is_held(), "sasl={sasl}");
+            held.release().await.unwrap();
+        }
+    }
 }
 
 /// Open by what is created, or by what is there.
