@@ -35,7 +35,8 @@ impl Program {
         };
         let mut program = Program { child, orders, answers: BufReader::new(answers).lines() };
         match program.answers.next_line().await {
-            Ok(Some(line)) if line == "ready" => Ok(program),
+            // What builds it may have left a colour behind.
+            Ok(Some(line)) if line.ends_with("ready") => Ok(program),
             other => Err(format!("the program in {directory} does not run ({other:?})")),
         }
     }
