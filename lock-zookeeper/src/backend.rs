@@ -37,9 +37,11 @@ impl ZooKeeperBackend {
         self.link.connect().await
     }
 
-    /// Servers look for who is gone once in a tick, and hear half a tick late of who has spoken to others of them.
+    /// Servers count from when they last heard of a client, which may be a third of its TTL after its last renewal: of twenty ticks,
+    /// unless they are set to grant more. They look for who is gone once in a tick, and hear half a tick late of who has spoken to
+    /// others of them.
     fn slack(&self) -> Duration {
-        self.link.dial().options().tick * 3
+        self.link.dial().options().tick * 9
     }
 }
 

@@ -36,9 +36,11 @@ impl Dial {
             return Err(wrong("there is no endpoint: name one server of ZooKeeper at least"));
         }
         // The driver would take what comes behind a slash for a part of every path.
+        let has_port =
+            |endpoint: &str| endpoint.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         if endpoints
             .iter()
-            .any(|endpoint| endpoint.is_empty() || endpoint.contains(['/', '?', '#', '@', ',']))
+            .any(|endpoint| !has_port(endpoint) || endpoint.contains(['/', '?', '#', '@', ',']))
         {
             return Err(wrong(
                 "an endpoint of ZooKeeper is a host and a port, as in z1:2181, with nothing before or behind them",
@@ -144,6 +146,10 @@ impl Dial {
     /// Reads the files for TLS again, for whatever connection is made next. Those that cannot be used change nothing: whoever begins
     /// a session is told.
     pub(crate) fn renew(&self, current: &TlsDynamicCerts) {
+        // The machine's own are many, and seldom others.
+        if self.options.files.is_empty() {
+            return;
+        }
         if let Ok(certificates) = certificates(&self.options.files) {
             current.update(certificates);
         }

@@ -84,7 +84,8 @@ pub(crate) fn queue(lock: &str, names: &[String]) -> Result<Queue> {
         })
     };
     let mut entries = names.iter().map(read).collect::<Result<Vec<_>>>()?;
-    entries.sort_by_key(|entry| entry.sequence);
+    // Those that have gone over are behind all others, and are being taken back.
+    entries.sort_by_key(|entry| (entry.sequence < 0, entry.sequence));
     Ok(Queue::new(entries))
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Place {
     pub(crate) stands: Stands,
     /// What it waits for, if news of that can come.
     pub(crate) watches: Option<Watch>,
+    /// How many bytes it is about to watch: the request for it is on its way.
+    pub(crate) about_to_watch: usize,
     /// Since when it has been seen as the first that waits.
     pub(crate) first_since: Option<BootTime>,
     /// Requests that may make it and were not answered: each may still arrive.
@@ -120,6 +122,7 @@ impl Places {
             key: claim.key.clone(),
             stands: Stands::Unknown,
             watches: None,
+            about_to_watch: 0,
             first_since: None,
             unanswered: 0,
         };
@@ -198,14 +201,23 @@ impl Places {
         Some(holds.then(|| made.clone()))
     }
 
-    /// Whether something with a name of this length may be watched as well. What is watched is said again with each new connection;
-    /// the driver says more than so much in several requests, and takes them for one: it could not connect any more.
-    pub(crate) fn may_watch(&self, length: usize) -> bool {
-        let watched = |place: &Place| match &place.watches.as_ref()?.watched {
-            Watched::Node(path) => Some(path.len()),
-            Watched::All => Some(place.key.encoded().len() + ROOT),
+    /// Whether a claim may watch something with a name of this length as well, and is about to. What is watched is said again with
+    /// each new connection; the driver says more than so much in several requests, and takes them for one: it could not connect any
+    /// more.
+    pub(crate) fn may_watch(&mut self, ticket: Ticket, length: usize) -> bool {
+        let watched = |place: &Place| match place.watches.as_ref().map(|watch| &watch.watched) {
+            Some(Watched::Node(path)) => path.len(),
+            Some(Watched::All) => place.key.encoded().len() + ROOT,
+            None => place.about_to_watch,
         };
-        self.claims.values().filter_map(watched).sum::<usize>() + length <= WATCHED
+        let others = self.claims.iter().filter(|(other, _)| **other != ticket);
+        if others.map(|(_, place)| watched(place)).sum::<usize>() + length > WATCHED {
+            return false;
+        }
+        if let Some(place) = self.claims.get_mut(&ticket) {
+            place.about_to_watch = length;
+        }
+        true
     }
 
     /// The claim is not in the store any more, and is to be made anew.
@@ -302,11 +314,16 @@ mod tests {
     #[test]
     fn no_more_is_watched_than_can_be_said_at_once() {
         let mut places = Places::new();
-        assert!(places.may_watch(WATCHED) && !places.may_watch(WATCHED + 1));
-        places.enter(&claim(1));
+        for ticket in 1..=3 {
+            places.enter(&claim(ticket));
+        }
+        assert!(places.may_watch(Ticket(1), WATCHED) && !places.may_watch(Ticket(1), WATCHED + 1));
         let watched = Watched::Node("x".repeat(WATCHED - 10));
         places.of(Ticket(1)).unwrap().watches = Some(Watch { watched, then: Then::Looks });
-        assert!(places.may_watch(10) && !places.may_watch(11));
+        assert!(!places.may_watch(Ticket(2), 11) && places.may_watch(Ticket(2), 10));
+        assert!(!places.may_watch(Ticket(3), 1), "the second is about to");
+        places.of(Ticket(2)).unwrap().about_to_watch = 0;
+        assert!(places.may_watch(Ticket(3), 1));
     }
 
     #[test]

@@ -106,7 +106,14 @@ fn is_open(acl: &Acl) -> bool {
 fn sessions(tick: Duration, servers: &[Server]) -> Vec<Finding> {
     let of = |severity, setting: &str, message: String| Finding::new(severity, setting, message);
     let granted: Vec<_> = servers.iter().filter_map(|server| Some((server, server.granted?))).collect();
-    let mut findings = Vec::new();
+    let unread = servers.iter().filter(|server| server.granted.is_none()).map(|server| {
+        let message = format!(
+            "{} begins no session within {PATIENCE:?}: which ones it grants is not known",
+            server.endpoint
+        );
+        of(Severity::Unknown, "session timeouts", message)
+    });
+    let mut findings: Vec<_> = unread.collect();
     if let Some((server, [shortest, _])) = granted.iter().find(|(_, [shortest, _])| *shortest > tick * 2) {
         findings.push(of(
             Severity::Unknown,
@@ -225,6 +232,9 @@ mod tests {
         assert_eq!(found(2, &[server("z1", 4, 40), server("z2", 4, 40)]), []);
         let (told, differ) =
             ((Severity::Unknown, "tickTime".to_owned()), (Severity::Unsafe, "session timeouts".to_owned()));
+        let unread = Server { granted: None, ..server("z3", 0, 0) };
+        let unknown = (Severity::Unknown, "session timeouts".to_owned());
+        assert_eq!(found(2, &[server("z1", 4, 40), unread]), std::slice::from_ref(&unknown));
         assert_eq!(found(1, &[server("z1", 4, 40)]), std::slice::from_ref(&told));
         assert_eq!(found(2, &[server("z1", 4, 40), server("z2", 4, 20)]), std::slice::from_ref(&differ));
         assert_eq!(found(2, &[server("z1", 4, 40), server("z2", 6, 60)]), [told, differ]);

@@ -27,8 +27,9 @@ pub(crate) struct Wire {
 /// When its server has heard of this client, as far as is known here: by requests that have been answered.
 #[derive(Clone, Copy, Debug)]
 struct Heard {
-    /// Since this instant there has been no silence of half a tick.
+    /// It had heard of it by then, and since then there has been no silence of half a tick.
     since: BootTime,
+    /// When the last request was sent that has been answered.
     last: BootTime,
 }
 
@@ -59,7 +60,7 @@ impl Wire {
             sent = true;
             let sent_at = clock.boot();
             let answer = send(client).await?;
-            self.was_heard(sent_at);
+            self.heard().again(sent_at, clock.boot(), self.dial.options().tick);
             Ok(answer)
         };
         match within(&clock, self.limit, asking).await {
@@ -81,10 +82,6 @@ impl Wire {
     /// Within this time a server has told the leader of whom it has heard, or cannot reach it.
     pub(crate) fn told_within(&self) -> Duration {
         told_within(self.dial.options().tick)
-    }
-
-    fn was_heard(&self, sent_at: BootTime) {
-        self.heard().again(sent_at, self.dial.options().tick);
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -148,10 +145,10 @@ impl Wire {
 }
 
 impl Heard {
-    /// By a request that was sent at this instant, and has been answered.
-    fn again(&mut self, sent_at: BootTime, tick: Duration) {
-        if sent_at.since(self.last) > tick / 2 {
-            self.since = sent_at;
+    /// By a request that was sent and has been answered at these instants: the server has heard it somewhere between them.
+    fn again(&mut self, sent_at: BootTime, answered_at: BootTime, tick: Duration) {
+        if answered_at.since(self.last) > tick / 2 {
+            self.since = answered_at;
         }
         self.last = self.last.max(sent_at);
     }
@@ -196,12 +193,19 @@ mod tests {
         let (tick, at) = (Duration::from_millis(800), |millis: u64| BootTime::from_nanos(millis * 1_000_000));
         let mut heard = Heard { since: at(1_000), last: at(1_000) };
         assert!(!heard.is_told(at(1_100), tick), "its server may not have told yet");
-        heard.again(at(1_300), tick);
+        heard.again(at(1_300), at(1_310), tick);
         assert!(!heard.is_told(at(1_499), tick) && heard.is_told(at(1_500), tick));
         assert!(!heard.is_told(at(1_701), tick), "it has been silent for too long");
-        // After a silence it begins anew, however much is said then.
-        heard.again(at(4_000), tick);
-        heard.again(at(4_200), tick);
-        assert!(!heard.is_told(at(4_400), tick) && heard.is_told(at(4_500), tick));
+        // After a silence it begins anew, however much is said then: with the first answer, as the server may have heard that late.
+        heard.again(at(4_000), at(4_300), tick);
+        heard.again(at(4_350), at(4_360), tick);
+        assert!(!heard.is_told(at(4_700), tick));
+        heard.again(at(4_600), at(4_610), tick);
+        assert!(!heard.is_told(at(4_799), tick) && heard.is_told(at(4_800), tick));
+        // What is sent often and arrives at once at the end was a silence as well.
+        heard.again(at(4_900), at(6_000), tick);
+        heard.again(at(5_200), at(6_001), tick);
+        heard.again(at(5_990), at(6_002), tick);
+        assert!(!heard.is_told(at(6_100), tick));
     }
 }

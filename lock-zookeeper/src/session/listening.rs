@@ -17,7 +17,7 @@ use crate::failure::failed;
 use crate::place::{Stands, Then, Watch, Watched};
 use crate::wire::is_connected;
 
-/// While there is no connection, the files for TLS are read once in so long.
+/// While there is no connection, the files for TLS are read once in so long; and so long is what cannot be read left alone.
 const DISCONNECTED: Duration = Duration::from_millis(500);
 
 /// The task in which a session listens. It ends with the session.
@@ -82,7 +82,10 @@ impl Shared {
                 Err(error) => Err(failed(error)),
             }
         });
-        let Some(watcher) = watching.await? else { return Ok(false) };
+        let Some(watcher) = watching.await? else {
+            self.of(ticket, |place| place.about_to_watch = 0);
+            return Ok(false);
+        };
         self.is_watched(ticket, Watch { watched: Watched::Node(path.to_owned()), then }, watcher);
         Ok(true)
     }
@@ -96,7 +99,10 @@ impl Shared {
                 Err(error) => Err(failed(error)),
             }
         });
-        let Some((names, watcher)) = watching.await? else { return entry::queue(lock, &[]) };
+        let Some((names, watcher)) = watching.await? else {
+            self.of(ticket, |place| place.about_to_watch = 0);
+            return entry::queue(lock, &[]);
+        };
         self.is_watched(ticket, Watch { watched: Watched::All, then: Then::Looks }, watcher);
         entry::queue(lock, &names)
     }
@@ -114,6 +120,7 @@ impl Shared {
         // Whoever has no place any more has been given back meanwhile. What is ordered is ordered while that is known, so that
         // nobody forgets a watch before it is there.
         self.of(ticket, |place| {
+            place.about_to_watch = 0;
             if let Stands::Waits(_) = place.stands {
                 self.listeners.order(Order::Watch { ticket, watched: watch.watched.clone(), watcher });
                 place.watches = Some(watch);
@@ -254,6 +261,11 @@ async fn listen_to_wishes(session: Weak<Shared>, mut states: StateWatcher) {
             if is_connected(&mut states).await.is_err() {
                 return;
             }
+            // Where the error stays, it is not asked for without a pause.
+            let Some(pause) = session.upgrade().map(|session| session.clock.sleep(DISCONNECTED)) else {
+                return;
+            };
+            pause.await;
             continue;
         };
         let event = watcher.changed().await;

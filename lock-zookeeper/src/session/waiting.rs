@@ -54,7 +54,7 @@ impl Shared {
                 Watched::Node(path) => path.len(),
                 Watched::All => asked.lock.len(),
             };
-            if !self.places().may_watch(length) {
+            if !self.places().may_watch(ticket, length) {
                 let queued = self.is_queued(asked, place, &queue).await?;
                 return Ok(match queued {
                     Claimed::Queued { busy, .. } => Claimed::Queued { recheck_in: Some(UNWATCHED), busy },
