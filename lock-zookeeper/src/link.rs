@@ -53,7 +53,8 @@ impl Link {
         match &*wire {
             Some(wire) if wire.is_connected() => Ok(wire.clone()),
             _ => {
-                let ttl = self.dial.options().tick * 5;
+                // Nothing lives by it, and the driver takes a part of it as the time for a connection.
+                let ttl = self.dial.options().tick * 20;
                 let made = Arc::new(Wire::begin(&self.dial, ttl, LIMIT).await?);
                 *wire = Some(made.clone());
                 Ok(made)
