@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -17,6 +17,13 @@ use super::{Network, Rules, Way};
 
 /// That a connection is to end by a reset.
 pub(super) struct Reset;
+
+/// What a client is told before anything else, where it has to be told whether its server has taken the connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Greeting {
+    pub(crate) accepted: Vec<u8>,
+    pub(crate) refused: Vec<u8>,
+}
 
 /// A connection that counts as open.
 pub(super) struct Open(Arc<Network>);
@@ -45,7 +52,7 @@ pub(super) struct Fate {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(open: Open, door: Arc<Door>, mut client: TcpStream) {
+pub(super) async fn serve(open: Open, door: Arc<Door>, mut client: TcpStream, greeting: Option<Greeting>) {
     let network = &*open.0;
     let rules = network.rules.subscribe();
     let since = *rules.borrow();
@@ -54,7 +61,7 @@ pub(super) async fn serve(open: Open, door: Arc<Door>, mut client: TcpStream) {
     let ended = tokio::select! {
         biased;
         () = told_to_reset(rules.clone(), &fate) => Err(Reset),
-        ended = connect_and_carry(network, &door, rules, &fate, &mut client, &mut server) => ended,
+        ended = connect_and_carry(network, &door, rules, &fate, greeting, &mut client, &mut server) => ended,
     };
     if ended.is_err() {
         reset(&client);
@@ -90,11 +97,21 @@ async fn connect_and_carry(
     door: &Door,
     rules: watch::Receiver<Rules>,
     fate: &Fate,
+    greeting: Option<Greeting>,
     client: &mut TcpStream,
     server: &mut Option<TcpStream>,
 ) -> Result<(), Reset> {
     wait_for_a_way(rules.clone(), fate, client).await?;
-    let server = server.insert(TcpStream::connect(door.upstream()).await.map_err(|_| Reset)?);
+    let connected = TcpStream::connect(door.upstream()).await;
+    if let Some(greeting) = greeting {
+        let words = if connected.is_ok() { greeting.accepted } else { greeting.refused };
+        client.write_all(&words).await.map_err(|_| Reset)?;
+        if connected.is_err() {
+            // A reset might overtake the words.
+            return Ok(());
+        }
+    }
+    let server = server.insert(connected.map_err(|_| Reset)?);
     // Fails only for a connection that has ended.
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);

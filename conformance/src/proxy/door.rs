@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Network, Rules, connection};
+use super::connection::{self, Open};
+use super::{Network, Rules};
 use crate::remote::addresses;
 
 /// One address of a proxy. All else is the same for each of its doors.
@@ -58,7 +59,11 @@ pub(super) async fn listen(doors: Listeners, network: Arc<Network>) {
             () = closed(&mut rules) => break,
             Some(_) = tasks.join_next() => {}
             (accepted, door) = accept(&doors) => match accepted {
-                Ok(client) => welcome(&network, door, client, &mut tasks),
+                Ok(client) => {
+                    if let Some(open) = welcome(&network, &client) {
+                        tasks.spawn(connection::serve(open, door.clone(), client, None));
+                    }
+                }
                 // The client may be gone already, or this process has too many files open.
                 Err(_) => SystemClock::new().sleep(Duration::from_millis(10)).await,
             }
@@ -86,12 +91,13 @@ async fn accept(doors: &Listeners) -> (std::io::Result<TcpStream>, &Arc<Door>) {
     .await
 }
 
-fn welcome(network: &Arc<Network>, door: &Arc<Door>, client: TcpStream, tasks: &mut JoinSet<()>) {
+/// Whether a client is let in. One that is not is reset when it is dropped.
+pub(super) fn welcome(network: &Arc<Network>, client: &TcpStream) -> Option<Open> {
     if network.rules.borrow().refuse {
         network.counts.refused.fetch_add(1, Ordering::SeqCst);
-        connection::reset(&client);
-        return;
+        connection::reset(client);
+        return None;
     }
     network.counts.connections.fetch_add(1, Ordering::SeqCst);
-    tasks.spawn(connection::serve(connection::Open::on(network), door.clone(), client));
+    Some(Open::on(network))
 }

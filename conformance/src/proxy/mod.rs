@@ -23,9 +23,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lock_core::{Error, Result};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub(crate) use self::connection::Greeting;
 use self::door::Door;
 use crate::remote::addresses;
 
@@ -115,6 +117,15 @@ impl Proxy {
         Ok(())
     }
 
+    /// Serves a client that has come another way as if it had come to the door of this number, until its connection ends. It is
+    /// told first whether its server has taken it, and nothing for as long as anything is blocked.
+    pub(crate) async fn lead(&self, door: usize, client: TcpStream, greeting: Greeting) {
+        let Some(door) = self.0.doors.get(door) else { return };
+        if let Some(open) = door::welcome(&self.0.network, &client) {
+            connection::serve(open, Arc::clone(door), client, Some(greeting)).await;
+        }
+    }
+
     /// Lets everything in this direction vanish, the end of a stream too, as a partition does. Connections stay open; what
     /// was blocked before stays blocked.
     ///
@@ -127,8 +138,8 @@ impl Proxy {
         });
     }
 
-    /// Ends all blocks, and forgets a reset that was asked for and has not come. What comes from now on arrives, except in a connection in which something has vanished: that is
-    /// reset, for its stream has a hole.
+    /// Ends all blocks, and forgets a reset that was asked for and has not come. What comes from now on arrives, except in a
+    /// connection in which something has vanished: that is reset, for its stream has a hole.
     pub fn heal(&self) {
         {
             let mut cuts = self.0.network.cuts();

@@ -10,12 +10,12 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lock_core::{Error, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-use crate::proxy::{Proxy, Way};
+use crate::proxy::{Greeting, Proxy, Way};
 
 /// Of 192.0.2.0/24, which is set aside for documentation.
 const TOLD: [u8; 3] = [192, 0, 2];
@@ -64,7 +64,7 @@ impl PeerNetwork {
                     let upstreams: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
                     let proxy = Proxy::to(upstreams.join(",")).await?;
                     let told = ports.iter().map(|port| PeerNetwork::address(to, *port));
-                    ways.extend(told.zip(proxy.addresses()));
+                    ways.extend(told.zip(0..).map(|(told, door)| (told, (proxy.clone(), door))));
                     pairs.push(Pair { from, to, proxy });
                 }
                 let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
@@ -108,8 +108,8 @@ impl PeerNetwork {
 
     /// How many descriptors its connections have open in this process. Members make more of them when they have much to say.
     pub(super) fn descriptors(&self) -> usize {
-        // One from the member, one to the pair's proxy, and both of that.
-        self.pairs.iter().map(|pair| pair.proxy.connections() * 4).sum()
+        // One from the member, and one to the other.
+        self.pairs.iter().map(|pair| pair.proxy.connections() * 2).sum()
     }
 
     fn cut(&self, change: impl FnOnce(&mut BTreeSet<usize>) -> bool) {
@@ -136,8 +136,8 @@ impl Drop for PeerNetwork {
     }
 }
 
-/// Which proxy leads to whom.
-type Ways = Arc<BTreeMap<SocketAddrV4, String>>;
+/// Which proxy leads to whom, and at which of its doors.
+type Ways = Arc<BTreeMap<SocketAddrV4, (Proxy, usize)>>;
 
 /// Lets one member out, for as long as the network is there.
 async fn serve(door: TcpListener, ways: Ways) {
@@ -155,11 +155,14 @@ async fn serve(door: TcpListener, ways: Ways) {
 }
 
 /// SOCKS, version 5, without a password, as Go and Java speak it: a connection to an address of IPv4.
+///
+/// Whoever is told of a connection that the other member has not taken waits for it, where it would have tried again.
 async fn lead(mut member: TcpStream, ways: Ways) -> IoResult<()> {
     const VERSION: u8 = 5;
     const NO_PASSWORD: u8 = 0;
     const IPV4: u8 = 1;
     const NO_SUCH_HOST: u8 = 4;
+    const REFUSED: u8 = 5;
     let nowhere = [0; 6];
     let [_, methods] = read(&mut member).await?;
     member.read_exact(&mut vec![0; usize::from(methods)]).await?;
@@ -167,16 +170,67 @@ async fn lead(mut member: TcpStream, ways: Ways) -> IoResult<()> {
     let [_version, _connect, _, _ipv4, a, b, c, d, high, low] = read(&mut member).await?;
     let asked = SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([high, low]));
     let answer = |word| [&[VERSION, word, 0, IPV4], nowhere.as_slice()].concat();
-    let Some(proxy) = ways.get(&asked) else { return member.write_all(&answer(NO_SUCH_HOST)).await };
-    let mut other = TcpStream::connect(proxy).await?;
-    member.set_nodelay(true)?;
-    other.set_nodelay(true)?;
-    member.write_all(&answer(0)).await?;
-    copy_bidirectional(&mut member, &mut other).await.map(drop)
+    let Some((proxy, door)) = ways.get(&asked) else { return member.write_all(&answer(NO_SUCH_HOST)).await };
+    proxy.lead(*door, member, Greeting { accepted: answer(0), refused: answer(REFUSED) }).await;
+    Ok(())
 }
 
 async fn read<const LENGTH: usize>(stream: &mut TcpStream) -> IoResult<[u8; LENGTH]> {
     let mut bytes = [0; LENGTH];
     stream.read_exact(&mut bytes).await?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::time::Duration;
+
+    use lock_core::{Clock, SystemClock};
+
+    use super::*;
+    use crate::servers::free_port;
+
+    /// What a member is told that calls another one, and the way there.
+    async fn called(network: &PeerNetwork, to: SocketAddrV4) -> (u8, TcpStream) {
+        let mut stream = TcpStream::connect(network.door(0).unwrap()).await.unwrap();
+        let [high, low] = to.port().to_be_bytes();
+        let request = [&[5, 1, 0, 5, 1, 0, 1], to.ip().octets().as_slice(), &[high, low]].concat();
+        stream.write_all(&request).await.unwrap();
+        let [_, _, _, word, ..] = read::<12>(&mut stream).await.unwrap();
+        (word, stream)
+    }
+
+    #[tokio::test]
+    async fn a_member_is_told_whether_the_other_one_has_taken_its_connection() {
+        let (listener, silent) =
+            (TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(), free_port().unwrap());
+        let port = listener.local_addr().unwrap().port();
+        let network = PeerNetwork::between(vec![vec![], vec![port, silent.number()]]).await.unwrap();
+        let (refused, _) = called(&network, PeerNetwork::address(1, silent.number())).await;
+        assert_eq!(refused, 5);
+        let (nobody, _) = called(&network, PeerNetwork::address(2, port)).await;
+        assert_eq!(nobody, 4);
+        let (taken, mut here) = called(&network, PeerNetwork::address(1, port)).await;
+        let (mut there, _) = listener.accept().await.unwrap();
+        there.write_all(b"hello").await.unwrap();
+        assert_eq!((taken, &read(&mut here).await.unwrap()), (0, b"hello"));
+    }
+
+    #[tokio::test]
+    async fn who_is_cut_off_is_told_nothing() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let network = PeerNetwork::between(vec![vec![], vec![port]]).await.unwrap();
+        network.cut_off(1);
+        let call = called(&network, PeerNetwork::address(1, port));
+        tokio::pin!(call);
+        tokio::select! {
+            biased;
+            _ = &mut call => unreachable!("nobody answers"),
+            () = SystemClock::new().sleep(Duration::from_millis(50)) => network.heal(1),
+        }
+        assert_eq!(call.await.0, 0);
+    }
 }
