@@ -4,9 +4,8 @@
 
 mod secured;
 
-use lock_conformance::CONNECT_TIMEOUT;
 use lock_conformance::servers::{Authority, Certificate, ClientCertificates, PostgresSetup, Tls};
-use lock_conformance::tls::{PASSWORD, TlsStore, flaws, query};
+use lock_conformance::tls::{CONNECT_TIMEOUT, PASSWORD, TlsStore, flaws, query};
 use lock_core::{Clock, Effect, Error, ErrorKind, LockClient, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

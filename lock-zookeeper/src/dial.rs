@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lock_core::{Effect, Error, ErrorKind, ExposeSecret, Result, SystemClock, within};
+use lock_core::{Clock, Effect, Error, ErrorKind, ExposeSecret, Result, SystemClock, within};
 use lock_tls::{TlsFiles, ask, choose_provider, client_config};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -16,7 +16,7 @@ use zookeeper_client::{
 use crate::failure::{NO_SERVER, failed, refused_by_tls, wrong};
 use crate::options::{Access, ZooKeeperOptions};
 
-/// For a server that is asked why it lets nobody in.
+/// For a server that is asked why it lets nobody in, at least.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where servers are, and how a session with them is begun.
@@ -90,12 +90,15 @@ impl Dial {
     /// asked.
     pub(crate) async fn client(&self, ttl: Duration) -> Result<(Client, Option<TlsDynamicCerts>)> {
         let servers = self.endpoints.join(",");
-        let limit = self.options.connect_timeout;
-        match self.begin(&servers, ttl, limit).await {
+        let (clock, limit) = (SystemClock::new(), self.options.connect_timeout);
+        let since = clock.boot();
+        let begun = self.begin(&servers, ttl, limit).await;
+        let left = limit.saturating_sub(clock.boot().since(since));
+        match begun {
             Some(Ok(begun)) => Ok(begun),
             Some(Err(error)) if *error.kind() != ErrorKind::Unavailable => Err(error),
-            Some(Err(error)) => Err(self.reason().await.unwrap_or(error)),
-            None => Err(self.reason().await.unwrap_or_else(|| silent(limit))),
+            Some(Err(error)) => Err(self.reason(left).await.unwrap_or(error)),
+            None => Err(self.reason(left).await.unwrap_or_else(|| silent(limit))),
         }
     }
 
@@ -156,19 +159,21 @@ impl Dial {
     }
 
     /// Why no server lets anybody in, where one of them says so. TLS first: that does not pass.
-    async fn reason(&self) -> Option<Error> {
+    async fn reason(&self, left: Duration) -> Option<Error> {
+        let servers = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX).max(1);
+        let patience = (left / servers).max(PATIENCE);
         if self.options.tls {
             for endpoint in &self.endpoints {
                 let config = client_config(&self.options.files).ok()?;
                 let asked = ask(endpoint, host(endpoint), config, b"srvr");
-                let said = within(&SystemClock::new(), PATIENCE, asked).await.flatten();
+                let said = within(&SystemClock::new(), patience, asked).await.flatten();
                 if let Some(refusal) = said.as_ref().and_then(refused_by_tls) {
                     return Some(refusal.at(endpoint.as_str()));
                 }
             }
         }
         for endpoint in &self.endpoints {
-            let connected = within(&SystemClock::new(), PATIENCE, TcpStream::connect(endpoint)).await;
+            let connected = within(&SystemClock::new(), patience, TcpStream::connect(endpoint)).await;
             if let Some(Err(error)) = connected {
                 let message = format!("{endpoint}: {error}; is it up, and can it be reached from here?");
                 return Some(Error::unavailable(message).caused_by(error));

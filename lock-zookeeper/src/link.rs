@@ -54,7 +54,8 @@ impl Link {
             Some(wire) if wire.is_connected() => Ok(wire.clone()),
             _ => {
                 // Nothing lives by it, and the driver takes a part of it as the time for a connection.
-                let ttl = self.dial.options().tick * 20;
+                let options = self.dial.options();
+                let ttl = (options.tick * 20).max(options.connect_timeout * 4);
                 let made = Arc::new(Wire::begin(&self.dial, ttl, LIMIT).await?);
                 *wire = Some(made.clone());
                 Ok(made)

@@ -183,8 +183,6 @@ async fn read<const LENGTH: usize>(stream: &mut TcpStream) -> IoResult<[u8; LENG
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use std::time::Duration;
 
     use lock_core::{Clock, SystemClock};

@@ -14,6 +14,7 @@ pub mod working;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lock_core::{Backend, Result, async_trait};
 
@@ -23,6 +24,10 @@ use crate::servers::{Certificate, Tls};
 
 /// The password of a server that has one.
 pub const PASSWORD: &str = "hunter2";
+
+/// How long a client may take to connect. Longer than in a scenario: the first handshakes of a server take their time, and none of
+/// what is asked here depends on how long that is.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A store whose servers speak TLS.
 #[async_trait]
@@ -42,7 +47,7 @@ pub trait TlsStore: Send + Sync {
     /// `host:port`, of this machine.
     fn address(&self, server: &Self::Server) -> String;
 
-    /// A backend that is connected, within [`CONNECT_TIMEOUT`](crate::CONNECT_TIMEOUT).
+    /// A backend that is connected, within [`CONNECT_TIMEOUT`].
     async fn connect(&self, url: &str) -> Result<Arc<dyn Backend>>;
 
     /// A backend that connects at its first call.

@@ -5,8 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{PASSWORD, TlsStore, flaws, query};
-use crate::CONNECT_TIMEOUT;
+use super::{CONNECT_TIMEOUT, PASSWORD, TlsStore, flaws, query};
 use crate::servers::{Authority, Certificate, Tls};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
 

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use lock_conformance::CONNECT_TIMEOUT;
 use lock_conformance::servers::{Redis, RedisSetup, Tls};
-use lock_conformance::tls::{PASSWORD, TlsStore};
+use lock_conformance::tls::{CONNECT_TIMEOUT, PASSWORD, TlsStore};
 use lock_core::{Backend, Connector, Result, StoreUrl, async_trait};
 use lock_redis::{RedisConnector, RedisOptions};
 

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_conformance::CONNECT_TIMEOUT;
 use lock_conformance::servers::{Tls, ZooKeeper, ZooKeeperSetup};
-use lock_conformance::tls::{PASSWORD, TlsStore};
+use lock_conformance::tls::{CONNECT_TIMEOUT, PASSWORD, TlsStore};
 use lock_core::{Backend, Connector, Result, StoreUrl, async_trait};
 use lock_zookeeper::{ZooKeeperConnector, ZooKeeperOptions};
 
