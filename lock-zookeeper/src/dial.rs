@@ -116,10 +116,12 @@ impl Dial {
     ) -> Option<Result<(Client, Option<TlsDynamicCerts>)>> {
         // Servers grant no less, and the driver takes what is asked for as the time for the first connection.
         let ttl = ttl.max(self.options.tick * 2);
-        // Soon noticed where a server is silent, so that another one can be asked in the same session.
+        // Soon noticed where a server is silent, so that another one can be asked in the same session, and each of them before the
+        // time is over.
+        let silence = (ttl / 4).min(limit / u32::try_from(servers.split(',').count()).unwrap_or(u32::MAX));
         let mut connector = Client::connector()
             .with_session_timeout(ttl)
-            .with_connection_timeout((ttl / 4).min(limit))
+            .with_connection_timeout(silence)
             .with_fail_eagerly();
         if let Some(account) = &self.options.account {
             let password = account.password.expose_secret();

@@ -101,3 +101,15 @@ async fn one_of_several_that_is_there_suffices() {
         assert!(took < CONNECT_TIMEOUT, "{url}: {took:?}");
     }
 }
+
+/// Whichever it begins with: they are asked in any order, and none of them may use up the time of the others.
+#[tokio::test]
+async fn servers_that_say_nothing_leave_time_for_the_one_that_does() {
+    let server = ZooKeeper::start().await.unwrap();
+    let listen = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = [listen(), listen()].map(|listener| (listener.local_addr().unwrap(), listener));
+    let url = format!("zookeeper://{},{},{}", silent[0].0, silent[1].0, server.address());
+    for _ in 0..6 {
+        takes_a_lock(connect(&url).await.unwrap()).await.unwrap();
+    }
+}

@@ -90,8 +90,8 @@ fn who_does_not_read_the_events_does_not_cost_the_lock() {
     full.set_nonblocking(true).unwrap();
     while std::io::Write::write(&mut full, &[b'x'; 1024]).is_ok() {}
     full.set_nonblocking(false).unwrap();
-    let many_leases = "sleep 2.5; echo ran >> log";
-    let mut command = lab.run(&["--json", "--ttl", "500ms", "k"], &["sh", "-c", many_leases]);
+    let many_leases = "sleep 6; echo ran >> log";
+    let mut command = lab.run(&["--json", "--ttl", "1500ms", "k"], &["sh", "-c", many_leases]);
     let run = Running::start_with_error(&mut command, full.into());
     lab.wait_for("ran");
     eventually("the release", || lab.inspect("k").holders.is_empty());
