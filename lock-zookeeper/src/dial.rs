@@ -19,6 +19,9 @@ use crate::options::{Access, ZooKeeperOptions};
 /// For a server that is asked why it lets nobody in, at least.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// So often a session is begun whose answer [may be misunderstood](Dial::may_be_misunderstood).
+const ATTEMPTS: u32 = 3;
+
 /// Where servers are, and how a session with them is begun.
 pub(crate) struct Dial {
     /// `host:port`, one at least.
@@ -92,14 +95,30 @@ impl Dial {
         let servers = self.endpoints.join(",");
         let (clock, limit) = (SystemClock::new(), self.options.connect_timeout);
         let since = clock.boot();
-        let begun = self.begin(&servers, ttl, limit).await;
-        let left = limit.saturating_sub(clock.boot().since(since));
-        match begun {
-            Some(Ok(begun)) => Ok(begun),
-            Some(Err(error)) if *error.kind() != ErrorKind::Unavailable => Err(error),
-            Some(Err(error)) => Err(self.reason(left).await.unwrap_or(error)),
-            None => Err(self.reason(left).await.unwrap_or_else(|| silent(limit))),
+        let mut attempts = if self.may_be_misunderstood() { ATTEMPTS } else { 1 };
+        loop {
+            attempts -= 1;
+            let left = || limit.saturating_sub(clock.boot().since(since));
+            let begun = self.begin(&servers, ttl, left()).await;
+            let error = match begun {
+                Some(Ok(begun)) => return Ok(begun),
+                Some(Err(error)) if *error.kind() != ErrorKind::Unavailable => return Err(error),
+                Some(Err(error)) => error,
+                None => silent(limit),
+            };
+            match self.reason(left()).await {
+                Some(reason) => return Err(reason),
+                None if attempts == 0 || left().is_zero() => return Err(error),
+                None => {}
+            }
         }
+    }
+
+    /// Servers that speak TLS may confirm an account before the session in which it is given, where they are quick with the session
+    /// and slow with the connection: they read on as soon as the session is there, and its own answer is still to be written. The
+    /// driver takes that for the session's answer, cannot read it, and has no other server to go to.
+    fn may_be_misunderstood(&self) -> bool {
+        self.options.tls && self.options.account.is_some()
     }
 
     /// For how long one server grants a session that is to live for so long. `None` where it begins none in time.
@@ -118,7 +137,8 @@ impl Dial {
         let ttl = ttl.max(self.options.tick * 2);
         // Soon noticed where a server is silent, so that another one can be asked in the same session, and each of them before the
         // time is over.
-        let silence = (ttl / 4).min(limit / u32::try_from(servers.split(',').count()).unwrap_or(u32::MAX));
+        let each = u32::try_from(servers.split(',').count()).unwrap_or(u32::MAX);
+        let silence = (ttl / 4).min(self.options.connect_timeout / each);
         let mut connector = Client::connector()
             .with_session_timeout(ttl)
             .with_connection_timeout(silence)

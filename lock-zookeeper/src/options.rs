@@ -75,7 +75,8 @@ impl ZooKeeperOptions {
         self
     }
 
-    /// How long one attempt to connect may take.
+    /// How long one attempt to connect may take: five seconds if this is not called. Each of several servers has its share of it, so
+    /// that one which says nothing leaves time for the others.
     #[must_use]
     pub fn connect_timeout(mut self, limit: Duration) -> ZooKeeperOptions {
         self.connect_timeout = limit;

@@ -13,7 +13,7 @@ use crate::proxy::Proxy;
 use crate::servers::{Authority, Certificate, ClientCertificates, Tls};
 use crate::verdict::{Failure, Verdict, expect};
 
-const TTL: Duration = Duration::from_secs(1);
+const TTL: Duration = Duration::from_secs(2);
 
 /// A server that asks clients for certificates, and what a client needs.
 #[derive(Debug)]
