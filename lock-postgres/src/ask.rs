@@ -178,12 +178,12 @@ impl Answer {
             "granted" => Ok(Claimed::Granted { token: token(self.number()?)?, proof }),
             "queued" => Ok(Claimed::Queued { recheck_in: self.recheck.map(recheck), busy: self.busy() }),
             "busy" => Ok(Claimed::Busy(self.busy())),
-            "ended" => Err(refused(Outcome::SessionEnded)),
-            "withdrawn" => Err(refused(Outcome::Withdrawn)),
-            "exhausted" => Err(refused(Outcome::FenceExhausted)),
+            "ended" => Err(Outcome::SessionEnded.into_error()),
+            "withdrawn" => Err(Outcome::Withdrawn.into_error()),
+            "exhausted" => Err(Outcome::FenceExhausted.into_error()),
             "capacity" => {
                 let in_force = u32::try_from(self.number()?).map_err(|_| unexpected("a claim"))?;
-                Err(refused(Outcome::CapacityMismatch { in_force }))
+                Err(Outcome::CapacityMismatch { in_force }.into_error())
             }
             _ => Err(unexpected("a claim")),
         }
@@ -259,9 +259,4 @@ pub(crate) fn number(ticket: Ticket) -> Result<i64> {
 pub(crate) fn micros(time: Duration) -> i64 {
     const CENTURY: u128 = 100 * 366 * 24 * 3600 * 1_000_000;
     i64::try_from(time.as_nanos().div_ceil(1000).min(CENTURY)).unwrap_or(i64::MAX)
-}
-
-/// In the words of the lock table: each of these outcomes stands for an error.
-pub(crate) fn refused(outcome: Outcome) -> Error {
-    outcome.into_error().unwrap_or_else(|outcome| Error::new(ErrorKind::Protocol, format!("{outcome:?}")))
 }

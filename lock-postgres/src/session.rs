@@ -12,7 +12,7 @@ use lock_core::{
 };
 use sqlx::Row;
 
-use crate::ask::{Answer, Ask, bytes, micros, number, recheck, refused, token};
+use crate::ask::{Answer, Ask, bytes, micros, number, recheck, token};
 use crate::dial::Dial;
 use crate::ears::Ear;
 use crate::failure::{failed, unexpected};
@@ -128,7 +128,7 @@ impl PostgresSession {
         };
         let Some((copy, answer)) = sent else {
             let over = if self.lives().await? { Outcome::Withdrawn } else { Outcome::SessionEnded };
-            return Err(refused(over));
+            return Err(over.into_error());
         };
         let answer = answer.await;
         match answer.as_ref().map_err(|unanswered| unanswered.fate) {

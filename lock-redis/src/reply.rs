@@ -25,20 +25,15 @@ pub(crate) fn claimed(answer: &Value, foreseen: Option<u64>) -> Result<Claimed> 
         "granted" => granted(number(1).ok_or_else(wrong)?),
         "queued" => Ok(Claimed::Queued { recheck_in: number(1).map(recheck), busy: busy(words.get(2..)) }),
         "busy" => Ok(Claimed::Busy(busy(words.get(2..)))),
-        "ended" => Err(refused(Outcome::SessionEnded)),
-        "withdrawn" => Err(refused(Outcome::Withdrawn)),
-        "exhausted" => Err(refused(Outcome::FenceExhausted)),
+        "ended" => Err(Outcome::SessionEnded.into_error()),
+        "withdrawn" => Err(Outcome::Withdrawn.into_error()),
+        "exhausted" => Err(Outcome::FenceExhausted.into_error()),
         "capacity" => {
             let in_force = number(1).and_then(|number| u32::try_from(number).ok()).ok_or_else(wrong)?;
-            Err(refused(Outcome::CapacityMismatch { in_force }))
+            Err(Outcome::CapacityMismatch { in_force }.into_error())
         }
         _ => Err(wrong()),
     }
-}
-
-/// In the words of the lock table: each of these outcomes stands for an error.
-fn refused(outcome: Outcome) -> Error {
-    outcome.into_error().unwrap_or_else(|outcome| Error::new(ErrorKind::Protocol, format!("{outcome:?}")))
 }
 
 /// The answer to a release.

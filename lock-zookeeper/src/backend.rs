@@ -8,13 +8,13 @@ use lock_core::{
     Backend, BackendInfo, Capabilities, EventSink, Failover, Fencing, FencingToken, Finding, Liveness,
     LockKey, LockState, Opened, Page, Query, Result, SessionOptions,
 };
-use zookeeper_client::Error as Driver;
 
 use crate::dial::Dial;
 use crate::failure::failed;
 use crate::link::Link;
 use crate::names::Names;
 use crate::session::{Sessions, token};
+use crate::wire::delete;
 use crate::{probe, sight};
 
 /// How many claims one renewal verifies: their paths go in one request, which may have a megabyte.
@@ -91,11 +91,7 @@ impl Backend for ZooKeeperBackend {
                             return Ok(0);
                         }
                     }
-                    match client.delete(&path, None).await {
-                        Ok(()) => Ok(1),
-                        Err(Driver::NoNode) => Ok(0),
-                        Err(error) => Err(failed(error)),
-                    }
+                    delete(&client, &path).await.map(usize::from)
                 })
                 .await?;
         }

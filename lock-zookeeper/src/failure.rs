@@ -1,6 +1,5 @@
 //! From what the driver and the servers say to errors that say what to do.
 
-use lock_core::table::Outcome;
 use lock_core::{Effect, Error, ErrorKind, Reason};
 use lock_tls::Words;
 use zookeeper_client::Error as Driver;
@@ -94,11 +93,6 @@ pub(crate) fn refused_by_tls(error: &std::io::Error) -> Option<Error> {
         };
     }
     None
-}
-
-/// What the lock table would say to it.
-pub(crate) fn refused(outcome: Outcome) -> Error {
-    outcome.into_error().unwrap_or_else(|outcome| Error::new(ErrorKind::Protocol, format!("{outcome:?}")))
 }
 
 pub(crate) fn wrong(message: impl Into<String>) -> Error {

@@ -178,6 +178,15 @@ pub(crate) async fn is_connected(states: &mut StateWatcher) -> Result<()> {
     }
 }
 
+/// Deletes a node that nobody else ever makes by this name, so that it may be repeated. Whether it was there.
+pub(crate) async fn delete(client: &Client, path: &str) -> Result<bool> {
+    match client.delete(path, None).await {
+        Ok(()) => Ok(true),
+        Err(Driver::NoNode) => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
+}
+
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Wire({})", self.states.peek_state())

@@ -10,7 +10,7 @@ use crate::backend::{
     Query, Released, Renewal, SessionId, SessionOptions, Standing, WaiterState,
 };
 use crate::clock::Clock;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::hold::{Busy, Reason};
 use crate::key::LockKey;
 use crate::table::{
@@ -100,7 +100,7 @@ impl Store {
                 Ok(Claimed::Queued { recheck_in, busy: state.busy(blocker, input.now) })
             }
             Outcome::Busy { blocker } => Ok(Claimed::Busy(state.busy(blocker, input.now))),
-            outcome => Err(outcome.into_error().unwrap_or_else(|outcome| protocol(&outcome))),
+            outcome => Err(outcome.into_error()),
         }
     }
 
@@ -114,7 +114,7 @@ impl Store {
         let mut state = self.state();
         match self.apply(&mut state, &claim.key, &command).0 {
             Outcome::Released(released) => Ok(released),
-            outcome => Err(protocol(&outcome)),
+            outcome => Err(outcome.into_error()),
         }
     }
 
@@ -122,7 +122,7 @@ impl Store {
         let mut state = self.state();
         match self.apply(&mut state, key, &Command::ForceRelease { only }).0 {
             Outcome::ForceReleased(count) => Ok(count),
-            outcome => Err(protocol(&outcome)),
+            outcome => Err(outcome.into_error()),
         }
     }
 
@@ -274,10 +274,6 @@ impl State {
         };
         record.holders().iter().map(ends).min()
     }
-}
-
-fn protocol(outcome: &Outcome) -> Error {
-    Error::new(ErrorKind::Protocol, format!("the lock table answered with {outcome:?}"))
 }
 
 impl fmt::Debug for Store {

@@ -73,10 +73,6 @@ impl TableSession {
         sessions.retain(|&session| session != own);
         self.session.watch(claim.ticket, &sessions);
     }
-
-    fn protocol(outcome: &Outcome, asked: &str) -> Error {
-        Error::new(ErrorKind::Protocol, format!("the lock table answered a {asked} with {outcome:?}"))
-    }
 }
 
 #[async_trait]
@@ -126,7 +122,7 @@ impl Session for TableSession {
                 Ok(Claimed::Queued { recheck_in: sooner(recheck_in, self.store.poll()), busy })
             }
             Outcome::Busy { blocker } => Ok(Claimed::Busy(self.busy(blocker, input).await)),
-            outcome => Err(outcome.into_error().unwrap_or_else(|outcome| Self::protocol(&outcome, "claim"))),
+            outcome => Err(outcome.into_error()),
         }
     }
 
@@ -137,7 +133,7 @@ impl Session for TableSession {
         let done = transact(&*self.store, &claim.key, &command, Some((self.id(), lives))).await?;
         match done.applied.outcome {
             Outcome::Released(released) => Ok(released),
-            outcome => Err(Self::protocol(&outcome, "release")),
+            outcome => Err(outcome.into_error()),
         }
     }
 

@@ -161,12 +161,10 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The error that an outcome stands for.
-    ///
-    /// # Errors
-    /// The outcome itself, if it stands for none.
-    pub fn into_error(self) -> Result<Error, Outcome> {
-        Ok(match self {
+    /// The error that an outcome stands for. One that stands for none is no answer to what was asked: a
+    /// [`Protocol`](ErrorKind::Protocol) error.
+    pub fn into_error(self) -> Error {
+        match self {
             Outcome::SessionEnded => Error::session_lost(Reason::SessionEnded),
             Outcome::Withdrawn => {
                 Error::new(ErrorKind::Withdrawn, "the claim was released before it arrived")
@@ -180,8 +178,8 @@ impl Outcome {
                 ErrorKind::FenceExhausted,
                 "the key's next token would be above 2^53 - 1: use another key",
             ),
-            other => return Err(other),
-        })
+            other => Error::new(ErrorKind::Protocol, format!("the lock table answered with {other:?}")),
+        }
     }
 }
 

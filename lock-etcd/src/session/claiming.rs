@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use etcd_client::{Txn, TxnOp};
 use lock_core::table::Outcome;
-use lock_core::{Busy, Claim, Claimed, Effect, Error, ErrorKind, Reason, Result, Term};
+use lock_core::{Busy, Claim, Claimed, Effect, Error, Reason, Result, Term};
 
 use super::releasing::deletes;
 use super::{Shared, token};
@@ -43,7 +43,7 @@ impl Shared {
         let slot = match entered {
             Entered::In(slot) => slot,
             Entered::WaitsHere => return self.waits_here(claim).await,
-            Entered::Withdrawn => return Err(refused(Outcome::Withdrawn)),
+            Entered::Withdrawn => return Err(Outcome::Withdrawn.into_error()),
         };
         let lock = self.names.lock(&claim.key);
         let name = names::claim(&lock, self.lease, slot);
@@ -99,7 +99,7 @@ impl Shared {
             }
             let Seen { queue, revision, .. } = looked.seen;
             if let Some(in_force) = queue.other_capacity(None, asked.claim.permit) {
-                return Err(refused(Outcome::CapacityMismatch { in_force }));
+                return Err(Outcome::CapacityMismatch { in_force }.into_error());
             }
             if asked.takes_a_place {
                 return Err(unexpected("a claim that waits"));
@@ -137,7 +137,7 @@ impl Shared {
         }
         if let Some(in_force) = queue.other_capacity(Some(place), asked.claim.permit) {
             self.takes_back(asked, entry.revision).await?;
-            return Err(refused(Outcome::CapacityMismatch { in_force }));
+            return Err(Outcome::CapacityMismatch { in_force }.into_error());
         }
         if !queue.holds(place) {
             if asked.claim.wait {
@@ -263,13 +263,9 @@ fn lives(seen: Seen) -> Result<Seen> {
         return Err(Error::session_lost(Reason::SessionEnded));
     }
     if seen.is_withdrawn {
-        return Err(refused(Outcome::Withdrawn));
+        return Err(Outcome::Withdrawn.into_error());
     }
     Ok(seen)
-}
-
-fn refused(outcome: Outcome) -> Error {
-    outcome.into_error().unwrap_or_else(|outcome| Error::new(ErrorKind::Protocol, format!("{outcome:?}")))
 }
 
 /// Who is in the way: the first that holds.

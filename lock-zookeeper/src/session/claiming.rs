@@ -9,7 +9,7 @@ use zookeeper_client::{Client, CreateMode, Error as Driver, MultiWriteError, Mul
 use super::Shared;
 use super::renewing::or_lost;
 use crate::entry::{self, Entry, Queue};
-use crate::failure::{failed, refused};
+use crate::failure::failed;
 use crate::place::{Entered, Made, Stands};
 
 /// So often a claim is sent again where it was not made for a reason that passes: the lock's node has been removed, which the
@@ -45,7 +45,7 @@ impl Shared {
         }
         let entered = self.places().enter(claim);
         match entered {
-            Entered::Withdrawn => return Err(refused(Outcome::Withdrawn)),
+            Entered::Withdrawn => return Err(Outcome::Withdrawn.into_error()),
             Entered::WaitsHere => {}
             Entered::Sent { next } => return self.is_sent(claim, next).await,
         }
@@ -197,7 +197,7 @@ impl Shared {
     async fn stands_at(self: &Arc<Shared>, asked: &Asked<'_>, place: usize, queue: Queue) -> Result<Claimed> {
         if let Some(in_force) = queue.other_capacity(Some(place), asked.claim.permit) {
             self.takes_back(asked).await?;
-            return Err(refused(Outcome::CapacityMismatch { in_force }));
+            return Err(Outcome::CapacityMismatch { in_force }.into_error());
         }
         if queue.entries()[place].is_near_the_end() {
             self.takes_back(asked).await?;

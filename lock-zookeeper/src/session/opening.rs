@@ -14,7 +14,7 @@ use crate::entry;
 use crate::failure::{failed, wrong};
 use crate::names::Names;
 use crate::place::Places;
-use crate::wire::Wire;
+use crate::wire::{Wire, delete};
 
 /// A session for which the servers grant less than so many ticks is refused: one of them is the margin, and what is left has to
 /// outlast a lost connection.
@@ -84,7 +84,7 @@ async fn begin(
         )));
     }
     let info = entry::written_of_session(granted, &options.info);
-    let created = create(&client, dial, names, options.id, &info).await?;
+    create(&client, dial, names, options.id, &info).await?;
     drop(client);
     let session = Arc::new(Shared {
         wire,
@@ -101,14 +101,12 @@ async fn begin(
         seen: Mutex::new(HashMap::from([(options.id, (granted, Some(options.info.clone())))])),
         told: Mutex::default(),
     });
-    let number = session.pulse.lock().beat();
-    session.pulse.lock().was_acknowledged(number, created, before);
     session.listen()?;
     Ok(session)
 }
 
-/// The session's nodes: its own, and where those who wait for it write. Returns the version of the first.
-async fn create(client: &Client, dial: &Dial, names: &Names, id: SessionId, info: &[u8]) -> Result<i32> {
+/// The session's nodes: its own, and where those who wait for it write.
+async fn create(client: &Client, dial: &Dial, names: &Names, id: SessionId, info: &[u8]) -> Result<()> {
     let (own, wanted) = (names.session(id), names.wanted(id));
     let options = CreateMode::Ephemeral.with_acls(dial.acls());
     let mut last = Driver::NodeExists;
@@ -117,7 +115,7 @@ async fn create(client: &Client, dial: &Dial, names: &Names, id: SessionId, info
         both.add_create(&own, info, &options).map_err(failed)?;
         both.add_create(&wanted, b"", &options).map_err(failed)?;
         last = match both.commit().await {
-            Ok(_) => return Ok(0),
+            Ok(_) => return Ok(()),
             Err(
                 MultiWriteError::OperationFailed { source, .. } | MultiWriteError::RequestFailed { source },
             ) => source,
@@ -126,10 +124,7 @@ async fn create(client: &Client, dial: &Dial, names: &Names, id: SessionId, info
             Driver::NoNode => directories(client, dial, names).await?,
             Driver::NodeExists => {
                 for path in [&own, &wanted] {
-                    match client.delete(path, None).await {
-                        Ok(()) | Err(Driver::NoNode) => {}
-                        Err(error) => return Err(failed(error)),
-                    }
+                    delete(client, path).await?;
                 }
             }
             _ => break,

@@ -27,9 +27,9 @@ pub(super) struct State {
 }
 
 impl Pulse {
-    /// Of a session that was asked for at this instant.
+    /// Of a session that was asked for at this instant, and whose node has just been made.
     pub(super) fn new(asked_for: BootTime) -> Pulse {
-        Pulse(Mutex::new(State { expected: None, highest: -1, sent: 0, renewed: asked_for }))
+        Pulse(Mutex::new(State { expected: Some(0), highest: -1, sent: 0, renewed: asked_for }))
     }
 
     /// Held while what is sent by it is handed to the driver, and not while it is answered.
@@ -84,7 +84,7 @@ mod tests {
         let at = BootTime::from_nanos;
         let pulse = Pulse::new(at(1));
         let mut state = pulse.lock();
-        assert_eq!(state.expected(), None);
+        assert_eq!(state.expected(), Some(0), "as any node that has just been made");
         let (first, second) = (state.beat(), state.beat());
         state.was_acknowledged(first, 7, at(5));
         assert_eq!(state.expected(), Some(8));

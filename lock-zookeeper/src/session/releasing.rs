@@ -1,11 +1,10 @@
 //! Giving back a hold, or a place in the queue.
 
 use lock_core::{Certainty, ClaimRef, Released, Result, Ticket};
-use zookeeper_client::Error as Driver;
 
 use super::Shared;
 use super::claiming::look;
-use crate::failure::failed;
+use crate::wire::delete;
 
 impl Shared {
     pub(super) async fn release(&self, claim: &ClaimRef, certainty: Certainty) -> Result<Released> {
@@ -66,16 +65,8 @@ impl Shared {
         Ok(own.map(|entry| format!("{lock}/{}", entry.name)).collect())
     }
 
-    /// Whether it was there. No other node ever has its name, so that it may be repeated.
+    /// As [`delete`].
     pub(super) async fn delete(&self, path: &str) -> Result<bool> {
-        self.wire
-            .ask(|client| async move {
-                match client.delete(path, None).await {
-                    Ok(()) => Ok(true),
-                    Err(Driver::NoNode) => Ok(false),
-                    Err(error) => Err(failed(error)),
-                }
-            })
-            .await
+        self.wire.ask(|client| async move { delete(&client, path).await }).await
     }
 }

@@ -54,7 +54,7 @@ fn after_the_largest_token_there_is_an_error_and_no_wrap() {
     assert_eq!(outcome, Outcome::FenceExhausted);
     assert!(key.record.is_idle());
     assert_eq!(key.record.fence(), LARGEST);
-    assert!(matches!(outcome.into_error(), Ok(error) if *error.kind() == ErrorKind::FenceExhausted));
+    assert_eq!(*outcome.into_error().kind(), ErrorKind::FenceExhausted);
 }
 
 #[test]

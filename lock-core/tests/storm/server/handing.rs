@@ -47,7 +47,7 @@ impl Table for Handing {
                 Ok(Claimed::Queued { recheck_in, busy: Busy::new() })
             }
             Outcome::Busy { .. } => Ok(Claimed::Busy(Busy::new())),
-            outcome => Err(outcome.into_error().unwrap()),
+            outcome => Err(outcome.into_error()),
         };
         (claimed, told)
     }
