@@ -16,10 +16,13 @@ use zookeeper_client::{
 use crate::failure::{NO_SERVER, failed, refused_by_tls, wrong};
 use crate::options::{Access, ZooKeeperOptions};
 
-/// For a server that is asked why it lets nobody in, at least.
+/// More than anybody waits for, and little enough to be multiplied.
+pub(crate) const AN_HOUR: Duration = Duration::from_secs(3_600);
+
+/// For one server that is asked something beside the way.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// So often a session is begun whose answer [may be misunderstood](Dial::may_be_misunderstood).
+/// So often a session is begun whose answer may be [misread](Dial::begin).
 const ATTEMPTS: u32 = 3;
 
 /// Where servers are, and how a session with them is begun.
@@ -49,9 +52,9 @@ impl Dial {
                 "an endpoint of ZooKeeper is a host and a port, as in z1:2181, with nothing before or behind them",
             ));
         }
-        if options.tick.is_zero() {
+        if options.tick.is_zero() || options.tick > AN_HOUR {
             return Err(wrong(
-                "a tick of no time: it is the tickTime of the servers, two seconds unless they say otherwise",
+                "a tick of no time, or of more than an hour: it is the tickTime of the servers, two seconds unless they say otherwise",
             ));
         }
         if options.tls {
@@ -89,59 +92,49 @@ impl Dial {
 
     /// A client with a session of its own that is to live for so long, if the servers agree. It has been let in.
     ///
-    /// The driver goes to each server once until one lets it in, and says nothing of why others did not: where none does, each is
-    /// asked.
+    /// The driver says nothing of why servers did not let it in: where none does, each is asked.
     pub(crate) async fn client(&self, ttl: Duration) -> Result<(Client, Option<TlsDynamicCerts>)> {
         let servers = self.endpoints.join(",");
         let (clock, limit) = (SystemClock::new(), self.options.connect_timeout);
         let since = clock.boot();
-        let mut attempts = if self.may_be_misunderstood() { ATTEMPTS } else { 1 };
-        loop {
-            attempts -= 1;
-            let left = || limit.saturating_sub(clock.boot().since(since));
-            let begun = self.begin(&servers, ttl, left()).await;
-            let error = match begun {
-                Some(Ok(begun)) => return Ok(begun),
-                Some(Err(error)) if *error.kind() != ErrorKind::Unavailable => return Err(error),
-                Some(Err(error)) => error,
-                None => silent(limit),
-            };
-            match self.reason(left()).await {
-                Some(reason) => return Err(reason),
-                None if attempts == 0 || left().is_zero() => return Err(error),
-                None => {}
-            }
-        }
-    }
-
-    /// Servers that speak TLS may confirm an account before the session in which it is given, where they are quick with the session
-    /// and slow with the connection: they read on as soon as the session is there, and its own answer is still to be written. The
-    /// driver takes that for the session's answer, cannot read it, and has no other server to go to.
-    fn may_be_misunderstood(&self) -> bool {
-        self.options.tls && self.options.account.is_some()
+        let unsaid = match within(&clock, limit, self.begin(&servers, ttl)).await {
+            Some(Err(error)) if *error.kind() == ErrorKind::Unavailable => error,
+            Some(begun) => return begun,
+            None => silent(limit),
+        };
+        let left = limit.saturating_sub(clock.boot().since(since)).max(PATIENCE);
+        Err(within(&clock, left, self.reason(left)).await.flatten().unwrap_or(unsaid))
     }
 
     /// For how long one server grants a session that is to live for so long. `None` where it begins none in time.
     pub(crate) async fn granted_by(&self, endpoint: &str, ttl: Duration) -> Option<Duration> {
-        let (client, _) = self.begin(endpoint, ttl, PATIENCE).await?.ok()?;
+        let (client, _) = within(&SystemClock::new(), PATIENCE, self.begin(endpoint, ttl)).await?.ok()?;
         Some(client.session_timeout())
     }
 
-    async fn begin(
-        &self,
-        servers: &str,
-        ttl: Duration,
-        limit: Duration,
-    ) -> Option<Result<(Client, Option<TlsDynamicCerts>)>> {
+    /// Servers that speak TLS may confirm an account before the session in which it is given, where they are quick with the session
+    /// and slow with the connection: they read on as soon as the session is there, and its own answer is still to be written. The
+    /// driver cannot read that, and goes on to the next server. So where there is no other one, it is sent again. What it leaves
+    /// behind is a session without nodes.
+    async fn begin(&self, servers: &str, ttl: Duration) -> Result<(Client, Option<TlsDynamicCerts>)> {
+        let may_be_misread = self.options.tls && self.options.account.is_some();
+        let mut attempts = if may_be_misread { ATTEMPTS } else { 1 };
+        loop {
+            attempts -= 1;
+            match self.attempt(servers, ttl).await {
+                Err(error) if attempts > 0 && *error.kind() == ErrorKind::Unavailable => {}
+                begun => return begun,
+            }
+        }
+    }
+
+    /// Goes to each server once, until one lets it in.
+    async fn attempt(&self, servers: &str, ttl: Duration) -> Result<(Client, Option<TlsDynamicCerts>)> {
         // Servers grant no less, and the driver takes what is asked for as the time for the first connection.
         let ttl = ttl.max(self.options.tick * 2);
-        // Soon noticed where a server is silent, so that another one can be asked in the same session, and each of them before the
-        // time is over.
-        let each = u32::try_from(servers.split(',').count()).unwrap_or(u32::MAX);
-        let silence = (ttl / 4).min(self.options.connect_timeout / each);
         let mut connector = Client::connector()
             .with_session_timeout(ttl)
-            .with_connection_timeout(silence)
+            .with_connection_timeout(self.silence(servers, ttl))
             .with_fail_eagerly();
         if let Some(account) = &self.options.account {
             let password = account.password.expose_secret();
@@ -151,21 +144,25 @@ impl Dial {
                 connector.with_auth("digest", format!("{}:{password}", account.user).as_bytes())
             };
         }
-        let certificates = match self.options.tls.then(|| certificates(&self.options.files)).transpose() {
-            Ok(certificates) => certificates.map(TlsDynamicCerts::new),
-            Err(error) => return Some(Err(error)),
-        };
-        let connecting = async {
-            if let Some(certificates) = &certificates {
+        let certificates = self.options.tls.then(|| certificates(&self.options.files)).transpose()?;
+        let certificates = certificates.map(TlsDynamicCerts::new);
+        let begun = match &certificates {
+            Some(certificates) => {
                 let options = TlsOptions::new().with_certs(certificates.clone());
                 connector.with_tls(options).secure_connect(servers).await
-            } else {
-                connector.connect(servers).await
             }
+            None => connector.connect(servers).await,
         };
-        let begun = within(&SystemClock::new(), limit, connecting).await?;
-        let failed = |error| failed(error).effect(Effect::NotApplied);
-        Some(begun.map(|client| (client, certificates)).map_err(failed))
+        let client = begun.map_err(|error| failed(error).effect(Effect::NotApplied))?;
+        Ok((client, certificates))
+    }
+
+    /// After this time without a word the driver goes to another server, now and for as long as the session lives: so soon that the
+    /// session has time for that. Where more than a minority says nothing there is no session anyway; so that is as many as have to be
+    /// waited for before the one that answers.
+    fn silence(&self, servers: &str, ttl: Duration) -> Duration {
+        let servers = u32::try_from(servers.split(',').count()).unwrap_or(u32::MAX);
+        (ttl / 4).min(self.options.connect_timeout / (servers.saturating_sub(1) / 2 + 1))
     }
 
     /// Reads the files for TLS again, for whatever connection is made next. Those that cannot be used change nothing: whoever begins
@@ -182,20 +179,22 @@ impl Dial {
 
     /// Why no server lets anybody in, where one of them says so. TLS first: that does not pass.
     async fn reason(&self, left: Duration) -> Option<Error> {
-        let servers = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX).max(1);
-        let patience = (left / servers).max(PATIENCE);
+        let clock = SystemClock::new();
         if self.options.tls {
+            let servers = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX).max(1);
+            // A handshake takes a server that has just been started a while.
+            let patience = (left / servers).max(PATIENCE);
             for endpoint in &self.endpoints {
                 let config = client_config(&self.options.files).ok()?;
                 let asked = ask(endpoint, host(endpoint), config, b"srvr");
-                let said = within(&SystemClock::new(), patience, asked).await.flatten();
+                let said = within(&clock, patience, asked).await.flatten();
                 if let Some(refusal) = said.as_ref().and_then(refused_by_tls) {
                     return Some(refusal.at(endpoint.as_str()));
                 }
             }
         }
         for endpoint in &self.endpoints {
-            let connected = within(&SystemClock::new(), patience, TcpStream::connect(endpoint)).await;
+            let connected = within(&clock, PATIENCE, TcpStream::connect(endpoint)).await;
             if let Some(Err(error)) = connected {
                 let message = format!("{endpoint}: {error}; is it up, and can it be reached from here?");
                 return Some(Error::unavailable(message).caused_by(error));

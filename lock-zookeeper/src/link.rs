@@ -8,7 +8,7 @@ use lock_core::{ErrorKind, Result};
 use tokio::sync::Mutex;
 use zookeeper_client::Client;
 
-use crate::dial::Dial;
+use crate::dial::{AN_HOUR, Dial};
 use crate::wire::Wire;
 
 /// For an answer.
@@ -53,9 +53,9 @@ impl Link {
         match &*wire {
             Some(wire) if wire.is_connected() => Ok(wire.clone()),
             _ => {
-                // Nothing lives by it, and the driver takes a part of it as the time for a connection.
+                // Nothing lives by it, and a quarter of it is the most that a connection may take.
                 let options = self.dial.options();
-                let ttl = (options.tick * 20).max(options.connect_timeout * 4);
+                let ttl = (options.tick * 20).max(options.connect_timeout.min(AN_HOUR) * 4);
                 let made = Arc::new(Wire::begin(&self.dial, ttl, LIMIT).await?);
                 *wire = Some(made.clone());
                 Ok(made)

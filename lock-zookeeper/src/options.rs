@@ -75,8 +75,9 @@ impl ZooKeeperOptions {
         self
     }
 
-    /// How long one attempt to connect may take: five seconds if this is not called. Each of several servers has its share of it, so
-    /// that one which says nothing leaves time for the others.
+    /// How long one attempt to connect may take: five seconds if this is not called, and another second to find out why. One server
+    /// has a quarter of the session's time at most, and of several only so much of this that a minority which says nothing leaves
+    /// time for the others. It is also the time after which a connection on which nothing is heard is given up for another one.
     #[must_use]
     pub fn connect_timeout(mut self, limit: Duration) -> ZooKeeperOptions {
         self.connect_timeout = limit;

@@ -178,7 +178,10 @@ pub(crate) async fn is_connected(states: &mut StateWatcher) -> Result<()> {
     }
 }
 
-/// Deletes a node that nobody else ever makes by this name, so that it may be repeated. Whether it was there.
+/// Deletes a node, and is content where there is none. Whether it was there.
+///
+/// It may be repeated for a claim, as no other one ever has its name. A session's own nodes may be made again by the session that is
+/// opened next: a copy of this that comes so late ends that one.
 pub(crate) async fn delete(client: &Client, path: &str) -> Result<bool> {
     match client.delete(path, None).await {
         Ok(()) => Ok(true),

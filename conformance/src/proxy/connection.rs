@@ -104,6 +104,8 @@ async fn connect_and_carry(
     wait_for_a_way(rules.clone(), fate, client).await?;
     let connected = TcpStream::connect(door.upstream()).await;
     if let Some(greeting) = greeting {
+        // A block may have begun meanwhile.
+        wait_for_a_way(rules.clone(), fate, client).await?;
         let words = if connected.is_ok() { greeting.accepted } else { greeting.refused };
         client.write_all(&words).await.map_err(|_| Reset)?;
         if connected.is_err() {

@@ -118,7 +118,8 @@ impl Proxy {
     }
 
     /// Serves a client that has come another way as if it had come to the door of this number, until its connection ends. It is
-    /// told first whether its server has taken it, and nothing for as long as anything is blocked.
+    /// told first whether its server has taken it, and nothing for as long as anything is blocked. It ends with whoever awaits
+    /// this, not with the proxy.
     pub(crate) async fn lead(&self, door: usize, client: TcpStream, greeting: Greeting) {
         let Some(door) = self.0.doors.get(door) else { return };
         if let Some(open) = door::welcome(&self.0.network, &client) {

@@ -11,7 +11,7 @@ use crate::backend::{
     Backend, BackendInfo, EventSink, Finding, HolderState, LockState, Opened, Page, Query, SessionOptions,
     WaiterState,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::key::LockKey;
 use crate::table::{Command, Holder, Input, KeyRecord, Outcome};
 use crate::token::FencingToken;
@@ -104,10 +104,7 @@ impl<S: RecordStore> Backend for Records<S> {
         let done = transact(&*self.store, key, &Command::ForceRelease { only }, None).await?;
         match done.applied.outcome {
             Outcome::ForceReleased(count) => Ok(count),
-            other => Err(Error::new(
-                ErrorKind::Protocol,
-                format!("the lock table answered a force-release with {other:?}"),
-            )),
+            outcome => Err(outcome.into_error()),
         }
     }
 }
