@@ -1,22 +1,17 @@
 //! Through TLS: what works without works the same, and certificates are renewed under a client that runs.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod secured;
 
 use std::path::Path;
-use std::time::Duration;
 
-use lock_conformance::servers::{Authority, ClientCertificates, Etcd, EtcdSetup, Tls, free_port};
-use lock_conformance::tls::working::{self, Asking, Renewal, is_renewed, takes_a_lock};
-use lock_conformance::tls::{TlsStore, query};
-use lock_core::{ErrorKind, LockClient};
+use lock_conformance::servers::{Authority, ClientCertificates, EtcdSetup, Tls, free_port};
+use lock_conformance::tls::working::{self, Asking, takes_a_lock};
+use lock_conformance::tls::{TlsStore, query, renewed};
+use lock_core::ErrorKind;
 use lock_etcd::EtcdOptions;
 use lock_etcd::etcd_client::{Certificate as Pem, ConnectOptions, Identity, TlsOptions};
 
 use crate::secured::InEtcd;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn with_the_authority_of_the_server_alone() {
@@ -58,61 +53,14 @@ async fn a_waiter_is_woken_a_hold_renewed_and_both_survive_a_connection_that_is_
     working::through_resets(&InEtcd).await.unwrap();
 }
 
-/// A new authority, and certificates of it, in the files of the old ones: on the server, which is started again, and with the
-/// client, which is not.
 #[tokio::test]
 async fn certificates_are_renewed_under_a_client_that_runs() {
-    let renewal = Renewal::new().unwrap();
-    let server = InEtcd.start(Some(&renewal.tls()), false).await.unwrap();
-    let client = client(&server, &renewal, 30 * SECOND);
-    renewal.is_not_needed_by(&client).await.unwrap();
-
-    server.kill().await.unwrap();
-    renewal.server().unwrap();
-    server.start_again().await.unwrap();
-    let lock = client.mutex("k").unwrap();
-    let refused = async |words: &str| {
-        loop {
-            let error = lock.try_acquire().await.unwrap_err();
-            // A connection that has just broken says nothing about certificates yet.
-            if error.message().contains(words) {
-                return error;
-            }
-            assert!(error.is_retryable(), "{error}");
-        }
-    };
-    refused("ca_file").await;
-    // On a line that was made since, it is the file that is wrong.
-    let error = refused("ca_file").await;
-    assert_eq!((error.kind(), error.is_retryable()), (&ErrorKind::Denied, false), "{error}");
-
-    renewal.known().unwrap();
-    refused("cert_file").await;
-
-    renewal.client().unwrap();
-    client.mutex("k").unwrap().acquire().await.unwrap().release().await.unwrap();
+    renewed::file_by_file(&InEtcd).await.unwrap();
 }
 
-/// All at once, under a hold: the line that was made with the old ones is given up without anybody being told.
 #[tokio::test]
 async fn a_hold_goes_on_with_renewed_certificates() {
-    let renewal = Renewal::new().unwrap();
-    let server = InEtcd.start(Some(&renewal.tls()), false).await.unwrap();
-    let client = client(&server, &renewal, 6 * SECOND);
-    let held = client.mutex("k").unwrap().acquire().await.unwrap();
-    server.kill().await.unwrap();
-    renewal.server().unwrap();
-    renewal.known().unwrap();
-    renewal.client().unwrap();
-    server.start_again().await.unwrap();
-    client.mutex("other").unwrap().acquire().await.unwrap().release().await.unwrap();
-    is_renewed(&held, 7 * SECOND).await.unwrap();
-    held.release().await.unwrap();
-}
-
-fn client(server: &Etcd, renewal: &Renewal, ttl: Duration) -> LockClient {
-    let url = format!("etcds://{}?{}", server.address(), renewal.query());
-    LockClient::builder(InEtcd.open(&url).unwrap()).ttl(ttl).build().unwrap()
+    renewed::under_a_hold(&InEtcd).await.unwrap();
 }
 
 /// What the application has given to the driver counts, as long as the options name no files.

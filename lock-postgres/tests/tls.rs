@@ -4,7 +4,8 @@ mod secured;
 
 use std::time::Duration;
 
-use lock_conformance::tls::working::{self, Asking, Renewal, takes_a_lock};
+use lock_conformance::tls::renewed::Renewal;
+use lock_conformance::tls::working::{self, Asking, takes_a_lock};
 use lock_conformance::tls::{TlsStore, query};
 use lock_core::{ErrorKind, LockClient};
 

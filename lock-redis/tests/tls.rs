@@ -7,7 +7,8 @@ use std::path::Path;
 
 use lock_conformance::servers::Authority;
 use lock_conformance::tls::TlsStore;
-use lock_conformance::tls::working::{self, Asking, Renewal, takes_a_lock};
+use lock_conformance::tls::renewed::Renewal;
+use lock_conformance::tls::working::{self, Asking, takes_a_lock};
 use lock_core::{ErrorKind, LockClient};
 use lock_redis::RedisOptions;
 use lock_redis::redis::{self, ClientTlsConfig, TlsCertificates};

@@ -2,7 +2,8 @@
 //!
 //! A [`TlsStore`] is the store; each step takes one, and says what was expected and what happened.
 //!
-//! - [`working`]: what works without TLS works the same, and files are renewed.
+//! - [`working`]: what works without TLS works the same.
+//! - [`renewed`]: certificates are renewed under a client that runs.
 //! - [`refused`]: whoever is not whom they claim to be is refused, and the error says why.
 //! - [`files`]: what is wrong with a file is said by its name, and nothing of what is in it.
 
@@ -10,6 +11,7 @@ pub mod files;
 mod flaws;
 mod impostors;
 pub mod refused;
+pub mod renewed;
 pub mod working;
 
 use std::path::Path;

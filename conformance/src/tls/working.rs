@@ -1,11 +1,9 @@
 //! What works without TLS works the same, and certificates are renewed under a client that runs.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{Backend, Clock, Guard, HoldState, LockClient, SystemClock};
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::{TlsStore, query};
@@ -119,86 +117,5 @@ pub async fn is_renewed(held: &Guard, time: Duration) -> Verdict {
         expect(!matches!(state, HoldState::Ended(_)), "a hold that is renewed", format_args!("{state:?}"))?;
         clock.sleep(TTL / 20).await;
     }
-    Ok(())
-}
-
-/// A new authority, and certificates of it, which take the place of the old ones file by file.
-#[derive(Debug)]
-pub struct Renewal {
-    old: Authority,
-    new: Authority,
-    of_server: Certificate,
-    of_client: Certificate,
-    /// What the client goes by, in a directory of its own.
-    known: PathBuf,
-    _directory: TempDir,
-}
-
-impl Renewal {
-    /// With the old ones in place.
-    ///
-    /// # Errors
-    /// The files cannot be written.
-    pub fn new() -> Verdict<Renewal> {
-        let (old, new) = (Authority::new()?, Authority::new()?);
-        let directory = tempfile::tempdir()?;
-        let known = directory.path().join("authority.crt");
-        std::fs::copy(old.certificate(), &known)?;
-        let (of_server, of_client) = (old.server()?, old.client("locks")?);
-        Ok(Renewal { old, new, of_server, of_client, known, _directory: directory })
-    }
-
-    /// For the server: it asks clients for certificates.
-    pub fn tls(&self) -> Tls {
-        Tls::new(&self.old, self.of_server.clone()).client_certificates(ClientCertificates::Required)
-    }
-
-    /// The query of the client's URL.
-    pub fn query(&self) -> String {
-        query(&self.known, Some(&self.of_client))
-    }
-
-    /// A connection that is open has no use for the files.
-    ///
-    /// # Errors
-    /// What has failed.
-    pub async fn is_not_needed_by(&self, client: &LockClient) -> Verdict {
-        client.mutex("k")?.acquire().await?.release().await?;
-        std::fs::write(&self.known, "no certificate")?;
-        client.mutex("k")?.acquire().await?.release().await?;
-        std::fs::copy(self.old.certificate(), &self.known)?;
-        Ok(())
-    }
-
-    /// The server's certificate, and whom it goes by.
-    ///
-    /// # Errors
-    /// The files cannot be written.
-    pub fn server(&self) -> Verdict {
-        std::fs::copy(self.new.certificate(), self.old.certificate())?;
-        replace(&self.of_server, &self.new.server()?)
-    }
-
-    /// Whom the client goes by.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn known(&self) -> Verdict {
-        std::fs::copy(self.new.certificate(), &self.known)?;
-        Ok(())
-    }
-
-    /// The client's certificate.
-    ///
-    /// # Errors
-    /// The files cannot be written.
-    pub fn client(&self) -> Verdict {
-        replace(&self.of_client, &self.new.client("locks")?)
-    }
-}
-
-fn replace(old: &Certificate, new: &Certificate) -> Verdict {
-    std::fs::copy(new.certificate(), old.certificate())?;
-    std::fs::copy(new.key(), old.key())?;
     Ok(())
 }

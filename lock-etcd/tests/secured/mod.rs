@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lock_conformance::servers::{Etcd, EtcdSetup, Tls};
+use lock_conformance::tls::renewed::Restarting;
 use lock_conformance::tls::{CONNECT_TIMEOUT, PASSWORD, TlsStore};
 use lock_core::{Backend, Connector, Result, StoreUrl, async_trait};
 use lock_etcd::{EtcdConnector, EtcdOptions};
@@ -43,5 +44,16 @@ impl TlsStore for InEtcd {
 
     fn open(&self, url: &str) -> Result<Arc<dyn Backend>> {
         EtcdConnector::new().open(&mut StoreUrl::parse(url)?)
+    }
+}
+
+#[async_trait]
+impl Restarting for InEtcd {
+    async fn kill(&self, server: &Etcd) -> Result<()> {
+        server.kill().await
+    }
+
+    async fn start_again(&self, server: &Etcd) -> Result<()> {
+        server.start_again().await
     }
 }

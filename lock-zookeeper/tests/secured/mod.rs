@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_conformance::servers::{Tls, ZooKeeper, ZooKeeperSetup};
+use lock_conformance::tls::renewed::Restarting;
 use lock_conformance::tls::{CONNECT_TIMEOUT, PASSWORD, TlsStore};
 use lock_core::{Backend, Connector, Result, StoreUrl, async_trait};
 use lock_zookeeper::{ZooKeeperConnector, ZooKeeperOptions};
@@ -49,4 +50,15 @@ impl TlsStore for InZooKeeper {
 
 fn options() -> ZooKeeperOptions {
     ZooKeeperOptions::new().connect_timeout(CONNECT_TIMEOUT).tick(TICK)
+}
+
+#[async_trait]
+impl Restarting for InZooKeeper {
+    async fn kill(&self, server: &ZooKeeper) -> Result<()> {
+        server.kill().await
+    }
+
+    async fn start_again(&self, server: &ZooKeeper) -> Result<()> {
+        server.start_again().await
+    }
 }
