@@ -26,13 +26,18 @@ pub trait Remote: Send + Sync {
 
     /// The store as a client sees it that connects to this address: to the endpoint's or a proxy's. It is a list if the endpoint is
     /// one, as long and in the same order, so that a node of which the client is told is reached at its door. An attempt to
-    /// connect ends after [`CONNECT_TIMEOUT`].
+    /// connect ends after [`connect_timeout`](Remote::connect_timeout).
     async fn backend_through(&self, address: &str) -> Result<Arc<dyn Backend>>;
 
     /// The same, connected by its first call.
     fn lazy_backend_through(&self, address: &str) -> Result<Arc<dyn Backend>> {
         let _ = address;
         Err(missing("lazy_backend_through"))
+    }
+
+    /// How long a client of a scenario may take to connect: [`CONNECT_TIMEOUT`], or more where several addresses share it.
+    fn connect_timeout(&self) -> Duration {
+        CONNECT_TIMEOUT
     }
 
     /// With how many requests that have a key's name in them one call comes at most: a claim, say, and a look behind it that does
@@ -176,7 +181,7 @@ pub struct Impostor {
     pub client: Arc<dyn Backend>,
 }
 
-/// How long a client of a scenario may take to connect.
+/// How long a client of a scenario may take to connect, unless its store [says otherwise](Remote::connect_timeout).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Something that keeps a server from writing, and what its clients are to be told.

@@ -60,12 +60,9 @@ async fn dropped_at_every_await_point(scene: Scene) -> Verdict {
                 .within(SOON, format_args!("the key after a drop at poll {polls}"), yours.acquire())
                 .await??;
             granted.release().await?;
-            let state = scene.state(&scene.key()).await?;
-            expect(
-                state.is_idle(),
-                format_args!("nothing left behind by a drop at poll {polls} (contended: {contended})"),
-                format_args!("{state:?}"),
-            )?;
+            // What had been sent by then may have come in behind the other one, and is given back as soon as it is answered.
+            let what = format!("nothing left behind by a drop at poll {polls} (contended: {contended})");
+            scene.until(SOON, what, async || Ok(scene.state(&scene.key()).await?.is_idle())).await?;
             client.shutdown(SOON).await;
             if ended {
                 break;

@@ -11,7 +11,7 @@ use lock_core::{
 
 use crate::case::cases;
 use crate::proxy::{Proxy, Way};
-use crate::remote::{CONNECT_TIMEOUT, Remote};
+use crate::remote::Remote;
 use crate::scene::{LONG, NOISE, SOON, Scene, deadline};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
 
@@ -136,7 +136,7 @@ async fn a_server_falls_silent(scene: &Scene) -> Verdict {
         let address = proxy.address();
         let connecting = scene.remote()?.backend_through(&address);
         let what = format!("a connection to a server that is silent after {answers} answers");
-        let failed = in_time(scene, &what, CONNECT_TIMEOUT, connecting).await?;
+        let failed = in_time(scene, &what, scene.remote()?.connect_timeout(), connecting).await?;
         // It may have had all that it needed.
         expect(failed.is_none_or(|error| error.is_retryable()), "an error that passes", "another")?;
         proxy.close().await;
@@ -168,8 +168,8 @@ async fn calls_are_answered(
         in_time(scene, "a list", call, client.list("", None, 10)),
         in_time(scene, "a forced release", call, client.force_release(key, None)),
         in_time(scene, "a probe", call, client.probe()),
-        in_time(scene, "a connection", CONNECT_TIMEOUT, remote.backend_through(&address)),
-        in_time(scene, "a first call", CONNECT_TIMEOUT, at_once.list(&query)),
+        in_time(scene, "a connection", remote.connect_timeout(), remote.backend_through(&address)),
+        in_time(scene, "a first call", remote.connect_timeout(), at_once.list(&query)),
     )
     .into();
     for error in errors {

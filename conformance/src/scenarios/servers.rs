@@ -7,7 +7,7 @@ use lock_core::{Effect, End, Error, ErrorKind, HoldState, LockClient, Reason, Re
 use tokio::task::JoinSet;
 
 use crate::case::cases;
-use crate::remote::{CONNECT_TIMEOUT, Impairment, addresses};
+use crate::remote::{Impairment, addresses};
 use crate::scene::{LONG, NOISE, SOON, Scene, deadline, without_panic};
 use crate::verdict::{Failure, Verdict, expect, expect_eq};
 
@@ -25,7 +25,7 @@ async fn down_at_start(scene: Scene) -> Verdict {
     let remote = scene.remote()?;
     let (endpoint, patience) = (remote.endpoint(), Duration::from_millis(500));
     remote.kill().await?;
-    let limit = CONNECT_TIMEOUT + NOISE;
+    let limit = remote.connect_timeout() + NOISE;
     let eager = scene.within(limit, "an answer to a connection", remote.backend_through(&endpoint)).await?;
     let lazy = remote.lazy_backend_through(&endpoint)?;
     let client = LockClient::builder(lazy.clone())
@@ -229,7 +229,7 @@ async fn no_room_for_another_connection(scene: Scene) -> Verdict {
     let slow = scene.proxy().await?;
     slow.delay(Duration::from_millis(20));
     for address in [remote.endpoint(), slow.address()] {
-        let limit = CONNECT_TIMEOUT + NOISE;
+        let limit = remote.connect_timeout() + NOISE;
         let refused = scene.within(limit, "an answer", remote.backend_through(&address)).await?;
         let typed = |error: &Error| *error.kind() == ErrorKind::Unavailable && error.is_retryable();
         expect(refused.as_ref().is_err_and(typed), "unavailable, and passes", format_args!("{refused:?}"))?;
