@@ -62,7 +62,12 @@ async fn dropped_at_every_await_point(scene: Scene) -> Verdict {
             granted.release().await?;
             // What had been sent by then may have come in behind the other one, and is given back as soon as it is answered.
             let what = format!("nothing left behind by a drop at poll {polls} (contended: {contended})");
-            scene.until(SOON, what, async || Ok(scene.state(&scene.key()).await?.is_idle())).await?;
+            let mut left = None;
+            let idle = scene.until(SOON, what, async || {
+                let state = left.insert(scene.state(&scene.key()).await?);
+                Ok(state.is_idle())
+            });
+            idle.await.map_err(|failure| failure.within(format_args!("{left:?}")))?;
             client.shutdown(SOON).await;
             if ended {
                 break;
