@@ -187,3 +187,51 @@ impl Drop for Awaited<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::str::FromStr;
+    use std::sync::OnceLock;
+    use std::task::{Context, Poll, Wake, Waker};
+
+    use lock_conformance::servers::Postgres;
+    use sqlx::postgres::PgConnectOptions;
+
+    use super::*;
+    use crate::options::PostgresOptions;
+
+    /// Sees the line at the moment at which whoever waits for an answer is woken by it.
+    struct Woken {
+        line: Line,
+        was_over: OnceLock<bool>,
+        woken: Notify,
+    }
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            let _ = self.was_over.set(self.line.is_over());
+            self.woken.notify_one();
+        }
+    }
+
+    /// Else whoever asks again at once would meet the same end again.
+    #[tokio::test]
+    async fn it_is_over_before_anybody_hears_of_its_end() {
+        let server = Postgres::start().await.unwrap();
+        let hosts = vec![PgConnectOptions::from_str(&server.url()).unwrap()];
+        let dial = Arc::new(Dial::new(hosts, PostgresOptions::new()).unwrap());
+        let line = Line::new(0, &dial, Arc::new(Notify::new())).unwrap();
+        line.query(query!(dial.schema.look)).await.unwrap();
+        assert_eq!(server.disconnect().await.unwrap(), 1);
+
+        let asker = Arc::new(Woken { line: line.clone(), was_over: OnceLock::new(), woken: Notify::new() });
+        let waker = Waker::from(asker.clone());
+        let mut answer = pin!(line.query(query!(dial.schema.look)));
+        assert!(answer.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        asker.woken.notified().await;
+        let Poll::Ready(answer) = answer.poll(&mut Context::from_waker(&waker)) else { panic!("no answer") };
+        assert!(answer.is_err(), "{answer:?}");
+        assert_eq!(asker.was_over.get(), Some(&true));
+    }
+}

@@ -37,45 +37,39 @@ pub(crate) async fn serve(
     mut requests: mpsc::UnboundedReceiver<Request>,
     shared: Arc<Shared>,
 ) {
-    let end = match dial.line().await {
+    match dial.line().await {
         Ok((connection, process)) => {
             let sweep = Sweep::new(dial.idle_after());
             let mut served = Served {
+                requests,
                 connection,
-                process,
+                process: Some(process),
                 used_at: shared.clock.boot(),
                 dial,
                 shared,
                 sweep,
                 waiting: Waiting::default(),
             };
-            let end = served.run(&mut requests).await.err();
-            let Served { dial, connection, process, mut waiting, .. } = served;
-            match &end {
-                Some(error) => {
-                    waiting.fail(error);
-                    dial.abandon(process);
+            match served.run().await {
+                Ok(()) => drop(within(&SystemClock::new(), GOODBYE, served.connection.close()).await),
+                Err(error) => {
+                    served.close();
+                    served.waiting.fail_with_what_came(&error, &mut served.requests);
                 }
-                None => drop(within(&SystemClock::new(), GOODBYE, connection.close()).await),
             }
-            end
         }
-        Err(error) => Some(error),
-    };
-    // In this order: nobody's request stays behind.
-    requests.close();
-    if let Some(error) = end {
-        let mut waiting = Waiting::default();
-        while let Ok(request) = requests.try_recv() {
-            waiting.take(request);
+        Err(error) => {
+            requests.close();
+            Waiting::default().fail_with_what_came(&error, &mut requests);
         }
-        waiting.fail(&error);
     }
 }
 
 struct Served {
+    requests: mpsc::UnboundedReceiver<Request>,
     connection: PgConnection,
-    process: Process,
+    /// Until it is over.
+    process: Option<Process>,
     used_at: BootTime,
     dial: Arc<Dial>,
     shared: Arc<Shared>,
@@ -102,13 +96,13 @@ impl Served {
     ///
     /// # Errors
     /// Why it is of no more use.
-    async fn run(&mut self, requests: &mut mpsc::UnboundedReceiver<Request>) -> Result<()> {
+    async fn run(&mut self) -> Result<()> {
         let clock = self.shared.clock;
         loop {
             if self.waiting.is_empty() {
                 tokio::select! {
                     biased;
-                    request = requests.recv() => match request {
+                    request = self.requests.recv() => match request {
                         Some(request) => self.waiting.take(request),
                         None => return Ok(()),
                     },
@@ -122,7 +116,7 @@ impl Served {
                     self.is_alive().await?;
                 }
             }
-            while let Ok(request) = requests.try_recv() {
+            while let Ok(request) = self.requests.try_recv() {
                 self.waiting.take(request);
             }
             // A renewal waits for nobody's claims.
@@ -246,11 +240,24 @@ impl Served {
         let shared = self.shared.clone();
         let answer = tokio::select! {
             biased;
-            answer = sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(&mut self.connection) => answer,
-            () = hangs(&shared) => return Err(Failure::given_up()),
+            answer = sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(&mut self.connection) =>
+                answer.map_err(Failure::of),
+            () = hangs(&shared) => Err(Failure::given_up()),
         };
         self.used_at = self.shared.clock.boot();
-        answer.map_err(Failure::of)
+        if answer.as_ref().is_err_and(|failure| failure.ends) {
+            self.close();
+        }
+        answer
+    }
+
+    /// Invariant: this comes before anybody hears of the end. Whoever asks again at once must not come to this line, and the line after
+    /// it must know what the server may still do for this one.
+    fn close(&mut self) {
+        if let Some(process) = self.process.take() {
+            self.dial.abandon(process);
+        }
+        self.requests.close();
     }
 }
 
@@ -328,8 +335,11 @@ impl Waiting {
         alike.into_iter().for_each(|asked| asked.fail(error, Fate::Locked));
     }
 
-    /// None of them was sent, or was refused.
-    fn fail(&mut self, error: &Error) {
+    /// The line is closed, and nobody's request stays behind. None of them was sent, or was refused.
+    fn fail_with_what_came(&mut self, error: &Error, requests: &mut mpsc::UnboundedReceiver<Request>) {
+        while let Ok(request) = requests.try_recv() {
+            self.take(request);
+        }
         let error = error.clone().effect(Effect::NotApplied);
         self.queries.drain(..).for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
         self.asks.drain(..).for_each(|asked| asked.fail(&error, Fate::NeverSent));

@@ -176,7 +176,7 @@ async fn whoever_may_do_nothing_in_time_is_told_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_end_when_they_are_idle_are_made_anew() {
     let server = Postgres::start().await.unwrap();
-    let (url, _) = with_setting(&server, "idle_session_timeout = '300ms'").await;
+    let (url, _) = with_setting(&server, "idle_session_timeout = '700ms'").await;
     let (holder, waiter) = (client(&url, 3 * SECOND), client(&url, LONG));
     let held = holder.mutex("k").unwrap().acquire().await.unwrap();
     let next = waiting(&waiter, "k").await;
