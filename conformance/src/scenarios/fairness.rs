@@ -96,15 +96,15 @@ async fn a_dead_waiter_is_skipped(scene: Scene) -> Verdict {
     let (last, wire) = scene.wired().await?;
     let key = scene.key();
     let held = one.mutex(key.clone())?.acquire().await?;
-    // A session that nobody renews is all that a store sees of a dead one.
-    let dead = scene.session(scene.ttl()).await?;
-    dead.session.claim(&mutex(&key, 1).waiting(true)).await?;
     if scene.fixture().address().is_some() {
         let mut child = scene.child().await?;
         child.ask(format!("wait {}", key.as_str())).await?;
-        scene.queue(&key, 2).await?;
+        scene.queue(&key, 1).await?;
         child.kill().await?;
     }
+    // A session that nobody renews is all that a store sees of a dead one.
+    let dead = scene.session(scene.ttl()).await?;
+    dead.session.claim(&mutex(&key, 1).waiting(true)).await?;
     let waiting = wait(&last, &scene)?;
     scene.until(SOON, "a claim behind the dead", async || Ok(wire.calls(Operation::Claim) > 0)).await?;
     held.release().await?;
