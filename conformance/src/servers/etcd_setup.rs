@@ -8,7 +8,7 @@ use lock_core::{Error, ErrorKind, Result};
 
 use super::etcd::Etcd;
 use super::island::Island;
-use super::ports::free_port;
+use super::ports::{free_port, on_free_ports};
 use super::process::Program;
 use super::tls::{ClientCertificates, Tls};
 
@@ -131,19 +131,13 @@ impl EtcdSetup {
     /// # Errors
     /// There is no such program, or it does not start; the message has its last words.
     pub async fn start(self) -> Result<Etcd> {
-        let mut attempts = ATTEMPTS;
-        loop {
-            attempts -= 1;
+        on_free_ports(async || {
             let etcd = Etcd::prepared(self.clone(), free_port()?, free_port()?)?;
-            match etcd.launch().await {
-                Ok(()) => {
-                    etcd.secure().await?;
-                    return Ok(etcd);
-                }
-                Err(error) if attempts > 0 && is_taken(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+            etcd.launch().await?;
+            etcd.secure().await?;
+            Ok(etcd)
+        })
+        .await
     }
 
     /// As etcd reckons it: one and a half election timeouts, in heartbeats, in whole seconds.
@@ -234,12 +228,4 @@ impl fmt::Debug for EtcdSetup {
             .field("arguments", &self.arguments)
             .finish_non_exhaustive()
     }
-}
-
-/// How often a start is tried where somebody else's server was faster at a port.
-pub(super) const ATTEMPTS: usize = 4;
-
-/// Whether that is why a start failed.
-pub(super) fn is_taken(error: &Error) -> bool {
-    error.message().contains("already in use")
 }

@@ -33,6 +33,7 @@
 
 mod account;
 mod certificates;
+mod cluster;
 mod ending;
 mod etcd;
 mod etcd_calls;
@@ -42,7 +43,6 @@ mod etcd_setup;
 mod family;
 mod hanging_up;
 mod island;
-mod members;
 mod peer_network;
 mod pgbouncer;
 mod ports;
@@ -73,6 +73,7 @@ mod zookeeper_ensemble;
 mod zookeeper_setup;
 
 pub use self::certificates::{Authority, Certificate};
+pub use self::cluster::{Cluster, Node};
 pub use self::etcd::Etcd;
 pub use self::etcd_calls::Permission;
 pub use self::etcd_cluster::{EtcdCluster, EtcdClusterSetup};

@@ -10,9 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lock_core::{Error, Result};
 use tempfile::TempDir;
 
-use super::etcd_setup::{ATTEMPTS, is_taken};
 use super::hanging_up::hang_up;
-use super::ports::{Port, free_port};
+use super::ports::{Port, free_port, on_free_ports};
 use super::postgres::{DATABASE, Postgres, url};
 use super::postgres_programs::{missing, on_path};
 use super::postgres_template::{ADMIN, directory, write};
@@ -103,9 +102,7 @@ impl PgBouncerSetup {
     /// PgBouncer is not installed, or it does not start; the message has its last words.
     pub async fn start_before(self, postgres: &Postgres) -> Result<PgBouncer> {
         let program = on_path("pgbouncer").ok_or_else(|| missing("pgbouncer", "pgbouncer"))?;
-        let mut attempts = ATTEMPTS;
-        loop {
-            attempts -= 1;
+        on_free_ports(async || {
             let user = postgres.user();
             let pgbouncer = PgBouncer {
                 server: Mutex::new(None),
@@ -116,12 +113,10 @@ impl PgBouncerSetup {
                 password: Secret(postgres.password().to_owned()),
             };
             self.configure(&pgbouncer, postgres)?;
-            match pgbouncer.launch().await {
-                Ok(()) => return Ok(pgbouncer),
-                Err(error) if attempts > 0 && is_taken(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+            pgbouncer.launch().await?;
+            Ok(pgbouncer)
+        })
+        .await
     }
 
     fn configure(&self, pgbouncer: &PgBouncer, postgres: &Postgres) -> Result<()> {

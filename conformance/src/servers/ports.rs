@@ -1,6 +1,7 @@
 //! [`free_port`]: a port that nobody else gets, also while its server is down.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::ops::Range;
 
@@ -42,4 +43,43 @@ pub fn free_port() -> Result<Port> {
         }
     }
     Err(Error::new(ErrorKind::Exhausted, format!("no free port among {} of {RANGE:?}", tried.len())))
+}
+
+/// Starts something on free ports: on others where somebody else's server was faster, which reserves none.
+pub(super) async fn on_free_ports<T, F>(mut start: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>> + Send,
+{
+    const ATTEMPTS: usize = 4;
+    let is_taken = |error: &Error| error.message().contains("already in use");
+    for _ in 1..ATTEMPTS {
+        match start().await {
+            Err(error) if is_taken(&error) => {}
+            outcome => return outcome,
+        }
+    }
+    start().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn attempts(error: &str) -> (usize, Error) {
+        let mut attempts = 0;
+        let outcome: Result<()> = on_free_ports(|| {
+            attempts += 1;
+            std::future::ready(Err(Error::unavailable(error)))
+        })
+        .await;
+        (attempts, outcome.unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn only_a_port_that_is_taken_is_changed_for_another_and_not_for_ever() {
+        let (number, error) = attempts("bind: Address already in use").await;
+        assert_eq!(number, 4, "{error}");
+        let (number, error) = attempts("no such program").await;
+        assert_eq!(number, 1, "{error}");
+    }
 }

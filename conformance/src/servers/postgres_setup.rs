@@ -6,9 +6,8 @@ use std::path::Path;
 
 use lock_core::{Error, Result};
 
-use super::etcd_setup::{ATTEMPTS, is_taken};
 use super::island::Island;
-use super::ports::free_port;
+use super::ports::{free_port, on_free_ports};
 use super::postgres::Postgres;
 use super::postgres_replicas::Primary;
 use super::postgres_template::{Template, write};
@@ -112,17 +111,13 @@ impl PostgresSetup {
     /// PostgreSQL is not installed, or it does not start; the message has its last words.
     pub async fn start(self) -> Result<Postgres> {
         let template = Template::of_this_process().await?;
-        let mut attempts = ATTEMPTS;
-        loop {
-            attempts -= 1;
+        on_free_ports(async || {
             let postgres = Postgres::prepared(self.clone(), template, free_port()?)?;
             postgres.has_new_data().await?;
-            match postgres.launch().await {
-                Ok(()) => return Ok(postgres),
-                Err(error) if attempts > 0 && is_taken(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+            postgres.launch().await?;
+            Ok(postgres)
+        })
+        .await
     }
 
     /// Writes all of its configuration.

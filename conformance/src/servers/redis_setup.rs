@@ -11,7 +11,7 @@ use lock_core::Result;
 
 use super::account::Account;
 use super::island::Island;
-use super::ports::free_port;
+use super::ports::{free_port, on_free_ports};
 use super::redis::Redis;
 use super::tls::Tls;
 use super::wall_clock::WallClock;
@@ -113,19 +113,12 @@ impl RedisSetup {
     /// # Errors
     /// There is no such program, or it does not start; the message has its last words.
     pub async fn start(self) -> Result<Redis> {
-        const ATTEMPTS: usize = 4;
-        let mut attempt = 1;
-        loop {
+        on_free_ports(async || {
             let redis = Redis::prepared(self.clone(), free_port()?)?;
-            match redis.launch().await {
-                Ok(()) => return Ok(redis),
-                // Somebody else's server was faster.
-                Err(error) if attempt < ATTEMPTS && error.message().contains("already in use") => {
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+            redis.launch().await?;
+            Ok(redis)
+        })
+        .await
     }
 
     /// In a file that only this user reads: everybody can read a command line.

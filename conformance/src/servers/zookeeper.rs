@@ -29,6 +29,8 @@ pub struct ZooKeeper {
     port: Port,
     /// Of a server whose port is for TLS: where it is asked.
     plain: Option<Port>,
+    /// Where the others of its ensemble hear it.
+    _peers: Option<[Port; 2]>,
 }
 
 impl ZooKeeper {
@@ -155,13 +157,13 @@ impl ZooKeeper {
     }
 
     /// One that is to be launched.
-    pub(super) fn prepared(setup: ZooKeeperSetup, port: Port) -> Result<ZooKeeper> {
+    pub(super) fn prepared(setup: ZooKeeperSetup, port: Port, peers: Option<[Port; 2]>) -> Result<ZooKeeper> {
         let directory = tempfile::Builder::new()
             .prefix("zookeeper-")
             .tempdir()
             .map_err(|error| Error::unavailable("no directory for a server").caused_by(error))?;
         let plain = if setup.has_tls() { Some(free_port()?) } else { None };
-        Ok(ZooKeeper { server: Mutex::new(None), setup, directory, port, plain })
+        Ok(ZooKeeper { server: Mutex::new(None), setup, directory, port, plain, _peers: peers })
     }
 
     /// Returns once it says in which mode it serves.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lock_core::{Error, Result};
 
 use super::island::Island;
-use super::ports::free_port;
+use super::ports::{free_port, on_free_ports};
 use super::process::Program;
 use super::tls::{ClientCertificates, Tls};
 use super::zookeeper::ZooKeeper;
@@ -18,9 +18,6 @@ const MAIN: &str = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
 
 /// So short that a session may end within a test, and long enough for a busy machine.
 const TICK: Duration = Duration::from_millis(500);
-
-/// How often a start is tried where somebody else's server was faster at a port.
-pub(super) const ATTEMPTS: usize = 4;
 
 /// How a ZooKeeper server is to be started.
 #[derive(Clone)]
@@ -116,16 +113,12 @@ impl ZooKeeperSetup {
     /// # Errors
     /// There is no Java or no ZooKeeper, or it does not start; the message has its last words.
     pub async fn start(self) -> Result<ZooKeeper> {
-        let mut attempts = ATTEMPTS;
-        loop {
-            attempts -= 1;
-            let server = ZooKeeper::prepared(self.clone(), free_port()?)?;
-            match server.launch().await {
-                Ok(()) => return Ok(server),
-                Err(error) if attempts > 0 && is_taken(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        on_free_ports(async || {
+            let server = ZooKeeper::prepared(self.clone(), free_port()?, None)?;
+            server.launch().await?;
+            Ok(server)
+        })
+        .await
     }
 
     pub(super) fn tick_time(&self) -> Duration {
@@ -252,9 +245,4 @@ impl fmt::Debug for ZooKeeperSetup {
             .field("properties", &self.properties)
             .finish_non_exhaustive()
     }
-}
-
-/// Whether that is why a start failed.
-pub(super) fn is_taken(error: &Error) -> bool {
-    error.message().contains("Address already in use")
 }
