@@ -3,31 +3,23 @@
 //! Whoever waits or has tried in vain writes down, beside the holder's session and under its lease, which hold is in the way. The
 //! holder's engine then releases what nobody owns any more: a grant whose answer was lost, say.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use etcd_client::{PutOptions, Txn, TxnOp};
 use lock_core::queue::wishes;
-use lock_core::{BootTime, Event, LockKey, Reason, Result, SessionId};
+use lock_core::{Event, LockKey, Reason, Result};
 
 use super::Shared;
 use crate::claim::is_made_at;
-use crate::entry::{Entry, Kind};
+use crate::entry::Kind;
 use crate::queue::Queue;
 use crate::watch::{News, Range, Tell, Watch};
-
-/// So many sessions at most are told at once.
-const TOLD_AT_ONCE: usize = 16;
-/// Whoever tries again and again tells it once in so long.
-const SELDOM: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     /// The watches over the session's own key and over what others wish of it.
     heard: Mutex<Vec<Watch>>,
-    /// When the holders of a lock were told of a try.
-    told: Mutex<HashMap<LockKey, BootTime>>,
+    tries: wishes::Tries,
 }
 
 impl Wishes {
@@ -39,18 +31,6 @@ impl Wishes {
 
     fn heard(&self) -> MutexGuard<'_, Vec<Watch>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether it is time to tell of a try.
-    fn is_time(&self, key: &LockKey, now: BootTime) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_recent = |since: &BootTime| now.since(*since) < SELDOM;
-        if told.get(key).is_some_and(is_recent) {
-            return false;
-        }
-        told.retain(|_, since| is_recent(since));
-        told.insert(key.clone(), now);
-        true
     }
 }
 
@@ -97,14 +77,10 @@ impl Shared {
 
     /// Tells the holders that somebody waits. Best effort: whoever waits tells it again.
     pub(super) async fn tell_holders(&self, key: &LockKey, queue: &Queue) {
-        let mut of_sessions: BTreeMap<SessionId, Vec<&Entry>> = BTreeMap::new();
-        for entry in &queue.entries()[..queue.holders()] {
-            // Nobody is told of a hold with an end of its own: its engine does not know it any more.
-            if matches!(entry.kind, Kind::Session | Kind::AtLeast) && of_sessions.len() < TOLD_AT_ONCE {
-                of_sessions.entry(entry.session).or_default().push(entry);
-            }
-        }
-        let told: Vec<TxnOp> = of_sessions
+        let holds = queue.entries()[..queue.holders()].iter();
+        // Nobody is told of a hold with an end of its own: its engine does not know it any more.
+        let known = holds.filter(|entry| matches!(entry.kind, Kind::Session | Kind::AtLeast));
+        let told: Vec<TxnOp> = wishes::of_sessions(known)
             .into_iter()
             .filter_map(|(session, holds)| {
                 let first = holds.first()?;
@@ -120,9 +96,9 @@ impl Shared {
         }
     }
 
-    /// Who only tries tells it as well, once in a while: nobody else may be there to do so.
+    /// Who only tries tells it as well, once in a while.
     pub(super) async fn tell_holders_of_a_try(&self, key: &LockKey, queue: &Queue) {
-        if self.wishes.is_time(key, self.now()) {
+        if self.wishes.tries.is_time(key, self.now()) {
             self.tell_holders(key, queue).await;
         }
     }

@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lock_core::queue::wishes;
 use lock_core::{
     BootTime, Certainty, Claim, ClaimRef, Claimed, Clock, Effect, Error, ErrorKind, Event, EventSink,
-    FencingToken, HolderInfo, LockKey, Proof, Released, Renewal, Result, Session, SessionId, SystemClock,
-    Ticket,
+    FencingToken, HolderInfo, Proof, Released, Renewal, Result, Session, SessionId, SystemClock, Ticket,
 };
 use zookeeper_client::Acls;
 
@@ -50,8 +50,7 @@ struct Shared {
     listeners: Listeners,
     /// Whose other sessions are, and how long they live.
     seen: Mutex<HashMap<SessionId, (Duration, Option<HolderInfo>)>>,
-    /// When the holders of a lock were told of a try.
-    told: Mutex<HashMap<LockKey, BootTime>>,
+    tries: wishes::Tries,
 }
 
 #[async_trait]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
+use lock_core::queue::wishes;
 use lock_core::{Clock, EventSink, Opened, Result, SessionId, SessionOptions, SystemClock};
 use zookeeper_client::{Client, CreateMode, Error as Driver, MultiWriteError};
 
@@ -99,7 +100,7 @@ async fn begin(
         places: Mutex::new(Places::new()),
         listeners: Listeners::default(),
         seen: Mutex::new(HashMap::from([(options.id, (granted, Some(options.info.clone())))])),
-        told: Mutex::default(),
+        tries: wishes::Tries::default(),
     });
     session.listen()?;
     Ok(session)

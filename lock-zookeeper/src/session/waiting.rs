@@ -1,16 +1,15 @@
 //! Waiting for a turn, and telling the holders of it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::queue::wishes;
-use lock_core::{Busy, Claimed, LockKey, Result, SessionId};
+use lock_core::{Busy, Claimed, LockKey, Result};
 use zookeeper_client::Error as Driver;
 
 use super::claiming::{Asked, place_of};
 use super::{Shared, token};
-use crate::entry::{Entry, Queue, read_of_session};
+use crate::entry::{Queue, read_of_session};
 use crate::failure::failed;
 use crate::place::{Place, Stands, Then, Watched};
 
@@ -20,10 +19,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const LATER_LOOKS: Duration = Duration::from_secs(10);
 /// Whoever cannot be told looks as often.
 const UNWATCHED: Duration = Duration::from_secs(1);
-/// Whoever tries again and again tells it once in so long.
-const SELDOM: Duration = Duration::from_secs(10);
-/// So many sessions at most are told at once.
-const TOLD_AT_ONCE: usize = 16;
 /// Of so many other sessions it is remembered whose they are.
 const SEEN: usize = 64;
 
@@ -144,13 +139,7 @@ impl Shared {
 
     /// Tells the holders that somebody waits. Best effort: whoever waits tells it again.
     async fn tell_holders(&self, key: &LockKey, queue: &Queue) {
-        let mut of_sessions: BTreeMap<SessionId, Vec<&Entry>> = BTreeMap::new();
-        for entry in &queue.entries()[..queue.holders()] {
-            if of_sessions.len() < TOLD_AT_ONCE || of_sessions.contains_key(&entry.session) {
-                of_sessions.entry(entry.session).or_default().push(entry);
-            }
-        }
-        let told: Vec<_> = of_sessions
+        let told: Vec<_> = wishes::of_sessions(&queue.entries()[..queue.holders()])
             .into_iter()
             .map(|(session, holds)| {
                 let words = wishes::written(holds.iter().map(|hold| (key, hold.ticket)));
@@ -169,15 +158,9 @@ impl Shared {
         let _ = tell.await;
     }
 
-    /// Who only tries tells it as well, once in a while: nobody else may be there to do so.
+    /// Who only tries tells it as well, once in a while.
     pub(super) async fn tell_holders_of_a_try(&self, key: &LockKey, queue: &Queue) {
-        let is_time = {
-            let now = self.now();
-            let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            told.retain(|_, since| now.since(*since) < SELDOM);
-            told.insert(key.clone(), now).is_none()
-        };
-        if is_time {
+        if self.tries.is_time(key, self.now()) {
             self.tell_holders(key, queue).await;
         }
     }
