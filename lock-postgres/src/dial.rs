@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lock_core::{BootTime, Clock, Effect, Error, Result, SystemClock, telemetry, within};
@@ -29,7 +29,7 @@ pub(crate) struct Dial {
 }
 
 /// What the server has behind a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
     id: i32,
     /// Numbers are given anew.
@@ -91,15 +91,15 @@ impl Dial {
 
     /// The connection was given up, and perhaps the server goes on: with a statement that waits for a standby's word, say.
     pub(crate) fn abandon(&self, process: Process) {
-        self.remember(process, SystemClock::new().boot());
-    }
-
-    fn remember(&self, process: Process, since: BootTime) {
-        let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
-        abandoned.push((process, since));
+        let mut abandoned = self.abandoned();
+        abandoned.push((process, SystemClock::new().boot()));
         if abandoned.len() > ABANDONED {
             abandoned.remove(0);
         }
+    }
+
+    fn abandoned(&self) -> MutexGuard<'_, Vec<(Process, BootTime)>> {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// So that they do not pile up there. Only what has been at work with our schema since then: a pooler may have given the process to
@@ -112,7 +112,8 @@ impl Dial {
         const END: &str = "SELECT CASE wait_event WHEN 'SyncRep' THEN false ELSE pg_terminate_backend(pid) END FROM pg_stat_activity \
                            WHERE pid = $1 AND backend_start::text = $2 AND usename = current_user AND state = 'active' \
                              AND query_start <= clock_timestamp() - $3 * interval '1 microsecond' AND position($4 IN query) > 0";
-        let abandoned = std::mem::take(&mut *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner));
+        // Each stays there until it is known to be at work no more: this may end half-way, and the next one has to ask again.
+        let abandoned = self.abandoned().clone();
         let mut waits_for_a_standby = false;
         for (process, since) in abandoned {
             let ago = SystemClock::new().boot().since(since);
@@ -123,11 +124,8 @@ impl Dial {
                 .bind(self.schema.beginning())
                 .persistent(false);
             match statement.fetch_optional(&mut *connection).await {
-                Ok(Some(false)) => {
-                    waits_for_a_standby = true;
-                    self.remember(process, since);
-                }
-                Ok(_) => {}
+                Ok(Some(false)) => waits_for_a_standby = true,
+                Ok(_) => self.abandoned().retain(|other| *other != (process.clone(), since)),
                 Err(error) => {
                     tracing::debug!(target: telemetry::TARGET, %error, "a connection that was given up may still be at work");
                 }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lock_core::{
-    ClaimRef, Clock, Error, ErrorKind, Event, EventSink, Reason, Result, SessionId, SystemClock, Ticket,
-    telemetry, within,
+    ClaimRef, Clock, Effect, Error, ErrorKind, Event, EventSink, Reason, Result, SessionId, SystemClock,
+    Ticket, telemetry, within,
 };
 use sqlx::postgres::PgListener;
 use tokio::runtime::Handle;
@@ -46,11 +46,16 @@ pub(crate) struct Ears {
 enum State {
     /// Not yet, or not any more.
     Deaf,
-    /// So many words to itself have come.
-    Listening {
-        echoes: u64,
-    },
+    Listening(Echoes),
     Failed(Error),
+}
+
+/// How many words to itself have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Echoes {
+    count: u64,
+    /// Which of the connections, one after the other: what was said to one that has ended, the next does not hear.
+    connection: u64,
 }
 
 #[derive(Default)]
@@ -96,12 +101,12 @@ impl Ears {
         Ear { heard: self.heard.clone(), session, number }
     }
 
-    /// Waits until the channel is heard, or cannot be. Returns how many echoes have come on it.
-    pub(crate) async fn are_open(&self) -> Result<u64> {
+    /// Waits until the channel is heard, or cannot be. Returns which echoes have come on it.
+    pub(crate) async fn are_open(&self) -> Result<Echoes> {
         self.make_sure()?;
         let heard = self.wait(|state| !matches!(state, State::Deaf)).await;
         match heard {
-            Some(State::Listening { echoes }) => Ok(echoes),
+            Some(State::Listening(echoes)) => Ok(echoes),
             Some(State::Failed(error)) => Err(error),
             _ => Err(Error::unavailable(format!(
                 "no answer within {:?} on the connection for news; is it up, and can it be reached from here?",
@@ -111,10 +116,19 @@ impl Ears {
     }
 
     /// Whether more echoes than these come, in time.
-    pub(crate) async fn hear_more_than(&self, before: u64) -> bool {
-        let heard =
-            self.wait(|state| !matches!(state, State::Listening { echoes } if *echoes <= before)).await;
-        matches!(heard, Some(State::Listening { .. }))
+    ///
+    /// # Errors
+    /// The connection has ended meanwhile: nobody knows whether they would have.
+    pub(crate) async fn hear_more_than(&self, before: Echoes) -> Result<bool> {
+        match self.wait(|state| !matches!(state, State::Listening(echoes) if *echoes == before)).await {
+            None => Ok(false),
+            Some(State::Listening(echoes)) if echoes.connection == before.connection => Ok(true),
+            Some(State::Failed(error)) => Err(error),
+            Some(State::Listening(_) | State::Deaf) => {
+                Err(Error::unavailable("the connection for news has just ended; it is made anew")
+                    .effect(Effect::NotApplied))
+            }
+        }
     }
 
     async fn wait(&self, until: impl FnMut(&State) -> bool) -> Option<State> {
@@ -189,11 +203,11 @@ impl Serving {
     async fn run(self) {
         let clock = SystemClock::new();
         let mut pause = PAUSE.0;
-        loop {
+        for connection in 0.. {
             match self.dial.listener(&self.channel).await {
                 Ok((mut listener, at)) => {
                     pause = PAUSE.0;
-                    self.state.send_replace(State::Listening { echoes: 0 });
+                    self.state.send_replace(State::Listening(Echoes { count: 0, connection }));
                     if self.has_heard.swap(true, Ordering::Relaxed) {
                         self.heard.tell_all(&Event::Gap);
                     }
@@ -221,8 +235,8 @@ impl Serving {
             }
             match news {
                 Some(Ok(Some(news))) if news.payload() == ECHO => self.state.send_modify(|state| {
-                    if let State::Listening { echoes } = state {
-                        *echoes += 1;
+                    if let State::Listening(echoes) = state {
+                        echoes.count += 1;
                     }
                 }),
                 Some(Ok(Some(news))) => self.heard.tell(&self.dial, news.payload()),
@@ -284,7 +298,32 @@ fn read(dial: &Dial, payload: &str) -> Option<(SessionId, Event)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    /// Only a connection that has listened all the time and heard nothing shows that there is a pooler in between.
+    #[tokio::test]
+    async fn a_connection_that_ends_meanwhile_is_none_that_hears_nothing() {
+        let driver = sqlx::postgres::PgConnectOptions::new_without_pgpass();
+        let options = crate::PostgresOptions::new().connect_timeout(Duration::from_millis(50));
+        let ears = Ears::new(&Arc::new(Dial::new(vec![driver], options).unwrap()), SessionId::from_u128(7));
+        let listening = |count, connection| State::Listening(Echoes { count, connection });
+        let before = Echoes { count: 2, connection: 1 };
+        for (state, heard) in [
+            (listening(2, 1), Some(false)),
+            (listening(3, 1), Some(true)),
+            (State::Deaf, None),
+            (listening(0, 2), None),
+            (listening(3, 2), None),
+            (State::Failed(Error::unavailable("nobody is there")), None),
+        ] {
+            ears.state.send_replace(state.clone());
+            let answer = ears.hear_more_than(before).await;
+            assert_eq!(answer.as_ref().ok().copied(), heard, "{state:?}");
+            assert!(answer.is_ok() || answer.is_err_and(|error| error.is_retryable()), "{state:?}");
+        }
+    }
 
     #[test]
     fn what_is_no_news_is_none() {

@@ -121,7 +121,7 @@ impl Line {
         Ok(Line { number, requests, shared })
     }
 
-    /// Whether its task has ended, and nothing is taken any more.
+    /// Whether nothing is taken any more.
     pub(crate) fn is_over(&self) -> bool {
         self.requests.is_closed()
     }
@@ -194,8 +194,10 @@ mod tests {
     use std::str::FromStr;
     use std::sync::OnceLock;
     use std::task::{Context, Poll, Wake, Waker};
+    use std::time::Duration;
 
     use lock_conformance::servers::Postgres;
+    use lock_core::within;
     use sqlx::postgres::PgConnectOptions;
 
     use super::*;
@@ -229,7 +231,7 @@ mod tests {
         let waker = Waker::from(asker.clone());
         let mut answer = pin!(line.query(query!(dial.schema.look)));
         assert!(answer.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        asker.woken.notified().await;
+        within(&SystemClock::new(), Duration::from_secs(30), asker.woken.notified()).await.unwrap();
         let Poll::Ready(answer) = answer.poll(&mut Context::from_waker(&waker)) else { panic!("no answer") };
         assert!(answer.is_err(), "{answer:?}");
         assert_eq!(asker.was_over.get(), Some(&true));

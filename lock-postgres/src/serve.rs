@@ -54,13 +54,13 @@ pub(crate) async fn serve(
                 Ok(()) => drop(within(&SystemClock::new(), GOODBYE, served.connection.close()).await),
                 Err(error) => {
                     served.close();
-                    served.waiting.fail_with_what_came(&error, &mut served.requests);
+                    served.waiting.fail_with_what_came(&error, &mut served.requests).await;
                 }
             }
         }
         Err(error) => {
             requests.close();
-            Waiting::default().fail_with_what_came(&error, &mut requests);
+            Waiting::default().fail_with_what_came(&error, &mut requests).await;
         }
     }
 }
@@ -335,9 +335,10 @@ impl Waiting {
         alike.into_iter().for_each(|asked| asked.fail(error, Fate::Locked));
     }
 
-    /// The line is closed, and nobody's request stays behind. None of them was sent, or was refused.
-    fn fail_with_what_came(&mut self, error: &Error, requests: &mut mpsc::UnboundedReceiver<Request>) {
-        while let Ok(request) = requests.try_recv() {
+    /// The line is closed, and nobody's request stays behind: whoever was about to send one when it was is waited for, which
+    /// `try_recv` does not. None of them was sent to the server, or was refused.
+    async fn fail_with_what_came(&mut self, error: &Error, requests: &mut mpsc::UnboundedReceiver<Request>) {
+        while let Some(request) = requests.recv().await {
             self.take(request);
         }
         let error = error.clone().effect(Effect::NotApplied);

@@ -44,7 +44,7 @@ impl Store {
             return Ok(());
         }
         self.query(query!(self.dial.schema.notify, self.ears.channel(), ECHO)).await?;
-        if !self.ears.hear_more_than(before).await {
+        if !self.ears.hear_more_than(before).await.map_err(|error| self.placed(error))? {
             return Err(Error::new(ErrorKind::Misconfigured, format!("what is sent is not heard: {POOLER}"))
                 .at(self.dial.endpoint()));
         }

@@ -35,13 +35,14 @@ enum Which {
     Both,
 }
 
+/// The last thing that was asked on the connection for news: to listen, or whether it is still there.
+const NEWS: &str = "(query LIKE 'LISTEN %' OR query = 'SELECT 1')";
+
 /// Ends it, once there is one.
 async fn ended(server: &Postgres, name: &str, which: Which) {
-    // The last thing that was asked there: to listen, or whether it is still there.
-    let news = "(query LIKE 'LISTEN %' OR query = 'SELECT 1')";
     let (those, count) = match which {
-        Which::Statements => (format!("AND NOT {news}"), 1),
-        Which::News => (format!("AND {news}"), 1),
+        Which::Statements => (format!("AND NOT {NEWS}"), 1),
+        Which::News => (format!("AND {NEWS}"), 1),
         Which::Both => (String::new(), 2),
     };
     let of = format!("FROM pg_stat_activity WHERE application_name = '{name}' {those}");
@@ -184,6 +185,17 @@ async fn connections_that_end_when_they_are_idle_are_made_anew() {
     assert_eq!(held.release().await.unwrap(), End::Released);
     let next = within(10 * SECOND, "the grant", answer(next)).await.unwrap();
     assert_eq!(next.release().await.unwrap(), End::Released);
+}
+
+/// The server has ended the connection, and nobody has noticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_comes_to_a_connection_that_has_ended_goes_to_the_next() {
+    let server = Postgres::start().await.unwrap();
+    let (url, _) = with_setting(&server, "idle_session_timeout = '500ms'").await;
+    let held = acquired(&client(&url, LONG), "k").await;
+    let open = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = 'locks' AND NOT {NEWS}");
+    until("it has ended", async || server.run(&open).await.unwrap() == "0").await;
+    assert_eq!(held.release().await.unwrap(), End::Released);
 }
 
 const STRICTER: [&str; 2] = ["repeatable read", "serializable"];
