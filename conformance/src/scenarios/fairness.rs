@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lock_core::{Event, Lock, LockClient, Operation};
+use lock_core::{Claimed, Event, Lock, LockClient, Operation};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::case::cases;
@@ -96,15 +96,24 @@ async fn a_dead_waiter_is_skipped(scene: Scene) -> Verdict {
     let (last, wire) = scene.wired().await?;
     let key = scene.key();
     let held = one.mutex(key.clone())?.acquire().await?;
-    if scene.fixture().address().is_some() {
-        let mut child = scene.child().await?;
-        child.ask(format!("wait {}", key.as_str())).await?;
-        scene.queue(&key, 1).await?;
-        child.kill().await?;
+    let mut child = match scene.fixture().address() {
+        Some(_) => Some(scene.child().await?),
+        None => None,
+    };
+    if let Some(child) = &mut child {
+        // It is there and has its session: what dies first must not have ended before it waits, too.
+        child.acquire(&scene.named("warm")).await?;
+        child.ask("release").await?;
     }
     // A session that nobody renews is all that a store sees of a dead one.
     let dead = scene.session(scene.ttl()).await?;
-    dead.session.claim(&mutex(&key, 1).waiting(true)).await?;
+    let claimed = dead.session.claim(&mutex(&key, 1).waiting(true)).await?;
+    expect(matches!(claimed, Claimed::Queued { .. }), "a place in the queue", format_args!("{claimed:?}"))?;
+    if let Some(mut child) = child {
+        child.ask(format!("wait {}", key.as_str())).await?;
+        scene.queue(&key, 2).await?;
+        child.kill().await?;
+    }
     let waiting = wait(&last, &scene)?;
     scene.until(SOON, "a claim behind the dead", async || Ok(wire.calls(Operation::Claim) > 0)).await?;
     held.release().await?;
