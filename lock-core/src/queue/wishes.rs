@@ -12,6 +12,9 @@ use crate::key::LockKey;
 /// So many sessions at most are told at once.
 const TOLD_AT_ONCE: usize = 16;
 
+/// What one session is told, in bytes: all that are told at once have to fit into one request, which stores refuse above a megabyte.
+const LONGEST: usize = 60_000;
+
 /// Whoever tries again and again tells it once in so long.
 const SELDOM: Duration = Duration::from_secs(10);
 
@@ -48,11 +51,17 @@ impl Tries {
     }
 }
 
-/// One line for each claim: `TICKET KEY`.
+/// One line for each claim: `TICKET KEY`. The first ones, for as long as they fit.
 pub fn written<'a>(claims: impl IntoIterator<Item = (&'a LockKey, Ticket)>) -> String {
-    let lines: Vec<_> =
-        claims.into_iter().map(|(key, ticket)| format!("{} {}", ticket.0, key.encoded())).collect();
-    lines.join("\n")
+    let mut text = String::new();
+    for (key, ticket) in claims {
+        let line = format!("{} {}\n", ticket.0, key.encoded());
+        if text.len() + line.len() > LONGEST {
+            break;
+        }
+        text += &line;
+    }
+    text
 }
 
 /// What was [`written`]. Anything else in it is passed over.
@@ -81,6 +90,14 @@ mod tests {
     }
 
     #[test]
+    fn what_one_session_is_told_has_an_end() {
+        let key = LockKey::new("ü".repeat(256)).unwrap();
+        let text = written((0..1000).map(|ticket| (&key, Ticket(ticket))));
+        assert!(text.len() <= LONGEST && TOLD_AT_ONCE * text.len() < 1_000_000, "{}", text.len());
+        assert!(read(&text).count() > 30 && read(&text).all(|claim| claim.key == key));
+    }
+
+    #[test]
     fn sixteen_sessions_are_told_at_once_and_each_of_all_its_holds() {
         let holds: Vec<_> = (0..40).map(|number| Hold(number % 20)).collect();
         let told = of_sessions(&holds);
@@ -100,7 +117,7 @@ mod tests {
     #[test]
     fn wishes_read_back() {
         let (one, other) = (LockKey::new("a b\n").unwrap(), LockKey::new("c").unwrap());
-        let text = written([(&one, Ticket(3)), (&other, Ticket(4))]) + "\nno wish";
+        let text = written([(&one, Ticket(3)), (&other, Ticket(4))]) + "no wish";
         let found: Vec<_> = read(&text).collect();
         assert_eq!(found, [ClaimRef::new(one, Ticket(3)), ClaimRef::new(other, Ticket(4))]);
     }
