@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lock_core::{BootTime, End, Error, Guard, HoldState, Lost, Reason};
+use lock_core::{BootTime, End, Error, Guard, HoldState, LockClientBuilder, Lost, Reason, RetryPolicy};
 
 use crate::case::cases;
 use crate::proxy::Way;
@@ -103,8 +103,10 @@ async fn isolated_while_it_waits(scene: &Scene, way: Way) -> Verdict {
 async fn flapping_ends_with_a_grant(scene: Scene) -> Verdict {
     const FLAPS: usize = 10;
     let mut random = fastrand::Rng::with_seed(scene.seed());
-    let (one, network) = scene.proxied().await?;
-    let other = scene.client_through(&network, |builder| builder).await?;
+    // Pauses grow for as long as nothing gets through: the longest would be no part of what is looked at here.
+    let brief = |builder: LockClientBuilder| builder.retry(RetryPolicy::default().max(scene.ttl() / 8));
+    let (one, network) = scene.proxied_with(brief).await?;
+    let other = scene.client_through(&network, brief).await?;
     let healed: Arc<AtomicBool> = Arc::default();
     let fighters = [&one, &other].map(|client| {
         let (lock, healed) = (client.mutex(scene.key()), healed.clone());
