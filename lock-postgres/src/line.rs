@@ -39,11 +39,14 @@ pub(crate) struct Shared {
 }
 
 pub(crate) enum Request {
-    Ask(Ask, oneshot::Sender<Result<Answer, Unanswered>>),
-    Query(Query, oneshot::Sender<Result<Vec<PgRow>>>),
+    Ask(Ask, Reply<Answer>),
+    Query(Query, Reply<Vec<PgRow>>),
 }
 
-/// Why a claim or a release has no answer.
+/// Where the answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Unanswered>>;
+
+/// Why there is no answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Unanswered {
     pub(crate) error: Error,
@@ -59,6 +62,9 @@ impl Unanswered {
 /// What has become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
+    /// There was no connection.
+    Unconnected,
+    /// The connection had ended before, which says nothing of the next one.
     NeverSent,
     /// The server has refused it: nothing comes of it later.
     Refused,
@@ -131,32 +137,32 @@ impl Line {
     pub(crate) fn ask(&self, ask: Ask) -> impl Future<Output = Result<Answer, Unanswered>> + Send + '_ {
         let (reply, answer) = oneshot::channel();
         let sent = self.send(Request::Ask(ask, reply), answer);
-        async move { sent.await.unwrap_or_else(|(error, fate)| Err(Unanswered { error, fate })) }
+        async move { sent.await? }
     }
 
-    pub(crate) async fn query(&self, query: Query) -> Result<Vec<PgRow>> {
+    pub(crate) async fn query(&self, query: Query) -> Result<Vec<PgRow>, Unanswered> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Query(query, reply), answer).await.unwrap_or_else(|(error, _)| Err(error))
+        self.send(Request::Query(query, reply), answer).await?
     }
 
     fn send<'a, T: Send + 'a>(
         &'a self,
         request: Request,
         answer: oneshot::Receiver<T>,
-    ) -> impl Future<Output = Result<T, (Error, Fate)>> + Send + 'a {
+    ) -> impl Future<Output = Result<T, Unanswered>> + Send + 'a {
         let is_over = self.requests.send(request).is_err();
         let awaited = Awaited { shared: &self.shared, is_over };
         async move {
             if is_over {
                 let error = Error::unavailable("the connection has just ended").effect(Effect::NotApplied);
-                return Err((error, Fate::NeverSent));
+                return Err(Unanswered { error, fate: Fate::NeverSent });
             }
             let answer = answer.await;
             awaited.ends();
             answer.map_err(|_| {
                 let error =
                     Error::unavailable("the runtime of its connection has ended").effect(Effect::Unknown);
-                (error, Fate::Sent)
+                Unanswered { error, fate: Fate::Sent }
             })
         }
     }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use lock_core::{BootTime, Clock, Effect, Error, Result, SystemClock, telemetry, within};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::ask::{Answer, Ask};
 use crate::dial::{Dial, Process};
 use crate::failure::{Trouble, ends_the_connection, failed, trouble, unexpected};
-use crate::line::{Fate, Query, Request, Shared, Unanswered, query, sessions};
+use crate::line::{Fate, Query, Reply, Request, Shared, Unanswered, query, sessions};
 use crate::sweep::Sweep;
 
 /// How many claims and releases go together: their keys are locked until the commit.
@@ -54,13 +54,13 @@ pub(crate) async fn serve(
                 Ok(()) => drop(within(&SystemClock::new(), GOODBYE, served.connection.close()).await),
                 Err(error) => {
                     served.close();
-                    served.waiting.fail_with_what_came(&error, &mut served.requests).await;
+                    served.waiting.fail_with_what_came(&error, Fate::NeverSent, &mut served.requests).await;
                 }
             }
         }
         Err(error) => {
             requests.close();
-            Waiting::default().fail_with_what_came(&error, &mut requests).await;
+            Waiting::default().fail_with_what_came(&error, Fate::Unconnected, &mut requests).await;
         }
     }
 }
@@ -80,7 +80,7 @@ struct Served {
 /// What has come and was not sent yet.
 #[derive(Default)]
 struct Waiting {
-    queries: VecDeque<(Query, oneshot::Sender<Result<Vec<PgRow>>>)>,
+    queries: VecDeque<(Query, Reply<Vec<PgRow>>)>,
     asks: VecDeque<Asked>,
     /// Those that were refused together. Each is sent by itself, for it may be another one's fault.
     alone: VecDeque<Asked>,
@@ -88,7 +88,7 @@ struct Waiting {
 
 struct Asked {
     ask: Ask,
-    reply: oneshot::Sender<Result<Answer, Unanswered>>,
+    reply: Reply<Answer>,
 }
 
 impl Served {
@@ -143,14 +143,14 @@ impl Served {
 
     /// # Errors
     /// When the connection is of no more use. What becomes of the call is the caller's to hear.
-    async fn answer(&mut self, query: Query, reply: oneshot::Sender<Result<Vec<PgRow>>>) -> Result<()> {
+    async fn answer(&mut self, query: Query, reply: Reply<Vec<PgRow>>) -> Result<()> {
         if reply.is_closed() {
             return Ok(());
         }
         match self.send(query).await {
             Ok(rows) => drop(reply.send(Ok(rows))),
             Err(failure) => {
-                let _ = reply.send(Err(failure.error.clone()));
+                let _ = reply.send(Err(Unanswered { error: failure.error.clone(), fate: failure.fate }));
                 failure.end()?;
             }
         }
@@ -337,14 +337,20 @@ impl Waiting {
 
     /// The line is closed, and nobody's request stays behind: whoever was about to send one when it was is waited for, which
     /// `try_recv` does not. None of them was sent to the server, or was refused.
-    async fn fail_with_what_came(&mut self, error: &Error, requests: &mut mpsc::UnboundedReceiver<Request>) {
+    async fn fail_with_what_came(
+        &mut self,
+        error: &Error,
+        fate: Fate,
+        requests: &mut mpsc::UnboundedReceiver<Request>,
+    ) {
         while let Some(request) = requests.recv().await {
             self.take(request);
         }
         let error = error.clone().effect(Effect::NotApplied);
-        self.queries.drain(..).for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
-        self.asks.drain(..).for_each(|asked| asked.fail(&error, Fate::NeverSent));
-        self.alone.drain(..).for_each(|asked| asked.fail(&error, Fate::NeverSent));
+        let unanswered = || Unanswered { error: error.clone(), fate };
+        self.queries.drain(..).for_each(|(_, reply)| drop(reply.send(Err(unanswered()))));
+        self.asks.drain(..).for_each(|asked| asked.fail(&error, fate));
+        self.alone.drain(..).for_each(|asked| asked.fail(&error, fate));
     }
 }
 

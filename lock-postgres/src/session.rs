@@ -102,8 +102,9 @@ impl PostgresSession {
                         break;
                     }
                 }
-                // The connection had ended meanwhile, which says nothing of the next one.
-                Err(unanswered) if unanswered.fate == Fate::NeverSent && !is_second => is_second = true,
+                Err(Unanswered { fate: Fate::NeverSent | Fate::Unconnected, .. }) if !is_second => {
+                    is_second = true;
+                }
                 Err(unanswered) => return Err(unanswered),
             }
         }
@@ -133,7 +134,7 @@ impl PostgresSession {
         let answer = answer.await;
         match answer.as_ref().map_err(|unanswered| unanswered.fate) {
             Ok(_) | Err(Fate::Refused | Fate::Locked) => self.known().hears(key, claim.ticket, copy),
-            Err(Fate::NeverSent) => self.known().never_sent(key, claim.ticket, copy),
+            Err(Fate::Unconnected | Fate::NeverSent) => self.known().never_sent(key, claim.ticket, copy),
             Err(Fate::Sent) => {}
         }
         Ok(answer)

@@ -11,7 +11,7 @@ use crate::ask::{Answer, Ask};
 use crate::dial::Dial;
 use crate::ears::{ECHO, Ears};
 use crate::failure::{POOLER, is_locked};
-use crate::line::{Line, Query, Unanswered, query};
+use crate::line::{Fate, Line, Query, Unanswered, query};
 
 /// How often sessions are ended that are found in the way of a key. The next look at all keys finds what is left.
 const TRIES: usize = 20;
@@ -65,8 +65,11 @@ impl Store {
     }
 
     pub(crate) async fn query(&self, query: Query) -> Result<Vec<PgRow>> {
-        let answer = self.line()?.query(query).await;
-        answer.map_err(|error| self.placed(error))
+        let answer = match self.line()?.query(query.clone()).await {
+            Err(unanswered) if unanswered.fate == Fate::NeverSent => self.line()?.query(query).await,
+            answer => answer,
+        };
+        answer.map_err(|unanswered| self.placed(unanswered.error))
     }
 
     /// Ends sessions that have expired, for ever; those that somebody is at just now another time.
