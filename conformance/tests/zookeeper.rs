@@ -3,12 +3,18 @@
 #![cfg(target_os = "linux")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lock_conformance::Loss;
 use lock_conformance::servers::{
     Authority, ClientCertificates, Tls, ZooKeeper, ZooKeeperEnsemble, ZooKeeperSetup,
 };
-use lock_core::ErrorKind;
+use lock_core::{ErrorKind, SystemClock, within};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(10);
 
 #[tokio::test]
 async fn a_server_keeps_what_it_wrote_and_can_be_stopped() {
@@ -20,7 +26,17 @@ async fn a_server_keeps_what_it_wrote_and_can_be_stopped() {
     server.stop().await.unwrap();
     server.go_on().unwrap();
     assert_eq!(server.mode().await.unwrap(), "standalone");
-    assert_eq!(server.disconnect().unwrap(), 0);
+    let mut client = TcpStream::connect(server.address()).await.unwrap();
+    let ended = async {
+        loop {
+            // Whom it has not accepted yet, it cannot disconnect.
+            server.disconnect().unwrap();
+            if let Some(end) = within(&SystemClock::new(), LOOK, client.read(&mut [0])).await {
+                return end.unwrap_or(0);
+            }
+        }
+    };
+    assert_eq!(within(&SystemClock::new(), 1000 * LOOK, ended).await, Some(0));
     server.kill().await.unwrap();
     server.start_again_empty().await.unwrap();
     assert_eq!(server.number("zk_ephemerals_count").await.unwrap(), 0);
